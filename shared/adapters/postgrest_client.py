@@ -1,0 +1,96 @@
+"""The database over HTTPS: PostgREST clients that share one HTTP/1.1 connection pool."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import httpx
+from postgrest import SyncPostgrestClient
+from postgrest.exceptions import APIError
+
+from shared.domain.errors import (
+    AppError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    Misconfigured,
+    NotAuthenticated,
+    NotFound,
+    TooMany,
+    Unavailable,
+)
+from shared.domain.secret import Secret
+
+
+@cache
+def _http() -> httpx.Client:
+    # HTTP/1.1, because a thawed Lambda finds its HTTP/2 connection dead and the library does not notice.
+    # Idle connections are dropped after 5 s for the same reason; connecting (not sending) is tried three times.
+    return httpx.Client(
+        timeout=httpx.Timeout(10, connect=3),
+        limits=httpx.Limits(max_connections=10, keepalive_expiry=5),
+        transport=httpx.HTTPTransport(retries=2),
+    )
+
+
+def postgrest_client(
+    supabase_url: str, *, api_key: Secret, bearer: Secret | None = None, http: httpx.Client | None = None
+) -> SyncPostgrestClient:
+    """A client that acts as the owner of `bearer` (a user's token), or as `api_key` itself when there is none.
+
+    Cheap: make one per request. A cached client must never be given somebody's token, or the next person would use it.
+    """
+    key = api_key.reveal()
+    headers = {"apikey": key}
+    # Supabase's new keys are not JWTs and belong in `apikey` only; a legacy service_role key is needed in both places.
+    token = bearer.reveal() if bearer else (key if key.count(".") == 2 else None)
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    return SyncPostgrestClient(f"{supabase_url}/rest/v1", headers=headers, http_client=http or _http())
+
+
+# What a caller can act on: our functions' own SQLSTATEs, then what PostgREST and PostgreSQL say most.
+_KINDS: dict[str, tuple[type[AppError], str]] = {
+    "PT400": (InvalidInput, "The request cannot be accepted."),
+    "PT401": (NotAuthenticated, "Sign in first."),
+    "PT404": (NotFound, "Not found."),
+    "PT409": (Conflict, "It changed in the meantime."),
+    "PT429": (TooMany, "Too many tasks are active. Wait for one to end, then try again."),
+    "PGRST116": (NotFound, "Not found."),
+    "PGRST301": (NotAuthenticated, "The session has expired. Sign in again."),
+    "PGRST303": (NotAuthenticated, "The session has expired. Sign in again."),
+    "23505": (Conflict, "It exists already."),
+    "42501": (Forbidden, "That is not allowed."),
+    # the API role's own key or a missing function: nothing a user can mend
+    "PGRST202": (Misconfigured, "The database lacks a function. Apply the migrations."),
+    "PGRST205": (Misconfigured, "The database lacks a table. Apply the migrations."),
+}
+
+
+@contextmanager
+def speaking_our_errors(messages: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turns the library's exceptions into ours; `messages` gives better sentences for some SQLSTATEs.
+
+    Raises Unavailable for everything that may pass by itself, and for an answer that is none.
+    """
+    try:
+        yield
+    except APIError as error:
+        code = str(error.code or "")
+        if code in _KINDS:
+            kind, sentence = _KINDS[code]
+            raise kind((messages or {}).get(code, sentence), database_code=code, reason=error.message) from error
+        if code[:2] in {"22", "23"}:  # bad data, violated constraint
+            raise InvalidInput("The database refused the data.", database_code=code, reason=error.message) from error
+        raise Unavailable(
+            "The database does not answer properly now. Try again.", database_code=code, reason=error.message
+        ) from error
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise Unavailable("The database does not answer now. Try again.", reason=type(error).__name__) from error
+
+
+def call(client: SyncPostgrestClient, function: str, arguments: Mapping[str, Any]) -> Any:
+    """The result of a database function. Absent optional arguments take the function's own defaults."""
+    return client.rpc(function, {k: v for k, v in arguments.items() if v is not None}).execute().data

@@ -1,0 +1,238 @@
+"""What each function is told by its environment: the only module that reads `os.environ`.
+
+`.env.example` lists every variable with its unit. A missing or impossible value is named together with all the others,
+in one error, when the function starts.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shared.domain.errors import Misconfigured
+from shared.domain.secret import Secret
+
+T = TypeVar("T")
+
+PRODUCTION = "production"
+TOKEN_EXCHANGES = ("strict", "session-bound", "compat")
+MIN_JWT_SECRET_BYTES = 32  # RFC 7518 §3.2: a key of at least the hash's size
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
+_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """For functions/api. It holds no service key: it acts as the user who calls it."""
+
+    environment: str
+    supabase_url: str
+    supabase_publishable_key: Secret
+    jwt_secret: Secret
+    jwt_algorithm: str
+    access_token_minutes: int
+    refresh_token_days: int
+    token_exchange: str
+    supabase_jwks: str | None  # the JWKS document itself; None: fetched from the project
+    task_queue_url: str
+    secrets_kms_key_id: str | None
+    secrets_master_keys: Secret | None
+    repo_origins: frozenset[str]
+    cors_origins: frozenset[str]
+    cors_origin_pattern: str | None
+    prompt_max_chars: int
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "ApiSettings":
+        """Raises Misconfigured with a sentence that names every variable in need of attention."""
+        read = _Reader(os.environ if env is None else env)
+        environment = read.text("ENVIRONMENT", PRODUCTION)
+        settings = cls(
+            environment=environment,
+            supabase_url=read.url("SUPABASE_URL"),
+            supabase_publishable_key=read.secret("SUPABASE_PUBLISHABLE_KEY"),
+            jwt_secret=read.secret("JWT_SECRET", min_bytes=MIN_JWT_SECRET_BYTES),
+            jwt_algorithm=read.one_of("JWT_ALGORITHM", ("HS256", "HS384", "HS512")),
+            access_token_minutes=read.number("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", 60),
+            refresh_token_days=read.number("JWT_REFRESH_TOKEN_EXPIRE_DAYS", 7),
+            token_exchange=read.one_of("TOKEN_EXCHANGE", TOKEN_EXCHANGES),
+            supabase_jwks=read.optional("SUPABASE_JWKS"),
+            task_queue_url=read.url("TASK_QUEUE_URL"),
+            secrets_kms_key_id=read.optional("SECRETS_KMS_KEY_ID"),
+            secrets_master_keys=read.optional_secret("SECRETS_MASTER_KEYS"),
+            repo_origins=read.origins("REPO_ORIGINS", "https://github.com"),
+            cors_origins=read.origins("CORS_ORIGINS", "http://localhost:3000,http://localhost:3001"),
+            cors_origin_pattern=read.pattern("CORS_ORIGIN_PATTERN"),
+            prompt_max_chars=read.number("PROMPT_MAX_CHARS", 50_000, most=100_000),  # the database's own bound
+        )
+        read.check_secret_box(environment)
+        read.check_origins(environment, settings.repo_origins)
+        if environment == PRODUCTION and settings.token_exchange == "compat":
+            read.problem("TOKEN_EXCHANGE=compat hands anybody's token to anybody: not with ENVIRONMENT=production")
+        read.finish()
+        return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorSettings:
+    """For functions/executor, its reaper and its dead letters. Times in seconds."""
+
+    environment: str
+    supabase_url: str
+    supabase_secret_key: Secret
+    task_queue_url: str
+    secrets_kms_key_id: str | None
+    secrets_master_keys: Secret | None
+    repo_origins: frozenset[str]
+    e2b_api_key: Secret
+    e2b_template: str
+    sandbox_lease_s: int
+    step_lease_s: int
+    run_timeout_s: int
+    agent_idle_timeout_s: int
+    setup_timeout_s: int
+    clone_timeout_s: int
+    clone_depth: int
+    max_turns: int
+    max_cost_usd: float
+    anthropic_api_key: Secret | None
+    anthropic_base_url: str | None
+    claude_model: str | None
+    openai_api_key: Secret | None
+    openai_base_url: str | None
+    codex_model: str | None
+    reaper_grace_s: int
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "ExecutorSettings":
+        """Raises Misconfigured with a sentence that names every variable in need of attention."""
+        read = _Reader(os.environ if env is None else env)
+        environment = read.text("ENVIRONMENT", PRODUCTION)
+        settings = cls(
+            environment=environment,
+            supabase_url=read.url("SUPABASE_URL"),
+            supabase_secret_key=read.secret("SUPABASE_SECRET_KEY"),
+            task_queue_url=read.url("TASK_QUEUE_URL"),
+            secrets_kms_key_id=read.optional("SECRETS_KMS_KEY_ID"),
+            secrets_master_keys=read.optional_secret("SECRETS_MASTER_KEYS"),
+            repo_origins=read.origins("REPO_ORIGINS", "https://github.com"),
+            e2b_api_key=read.secret("E2B_API_KEY"),
+            e2b_template=read.text("E2B_TEMPLATE", "async-code-agents"),
+            sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=60),
+            step_lease_s=read.number("STEP_LEASE_S", 150, least=5),
+            run_timeout_s=read.number("RUN_TIMEOUT_S", 3300, least=30),  # below the hour that E2B's free plan gives
+            agent_idle_timeout_s=read.number("AGENT_IDLE_TIMEOUT_S", 900, least=10),
+            setup_timeout_s=read.number("SETUP_TIMEOUT_S", 600, least=10),
+            clone_timeout_s=read.number("CLONE_TIMEOUT_S", 300, least=10),
+            clone_depth=read.number("CLONE_DEPTH", 50),
+            max_turns=read.number("AGENT_MAX_TURNS", 200),
+            max_cost_usd=read.decimal("AGENT_MAX_COST_USD", 10.0),
+            anthropic_api_key=read.optional_secret("ANTHROPIC_API_KEY"),
+            anthropic_base_url=read.optional("ANTHROPIC_BASE_URL"),
+            claude_model=read.optional("CLAUDE_MODEL"),
+            openai_api_key=read.optional_secret("OPENAI_API_KEY"),
+            openai_base_url=read.optional("OPENAI_BASE_URL"),
+            codex_model=read.optional("CODEX_MODEL"),
+            reaper_grace_s=read.number("REAPER_GRACE_S", 60),
+        )
+        read.check_secret_box(environment)
+        read.check_origins(environment, settings.repo_origins)
+        read.finish()
+        return settings
+
+
+class _Reader:
+    """Reads variables and gathers what is wrong with them; finish() raises it all at once."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._missing: list[str] = []
+        self._problems: list[str] = []
+
+    def optional(self, name: str) -> str | None:
+        return self._env.get(name, "").strip() or None
+
+    def optional_secret(self, name: str) -> Secret | None:
+        value = self.optional(name)
+        return Secret(value) if value else None
+
+    def text(self, name: str, default: str) -> str:
+        return self.optional(name) or default
+
+    def required(self, name: str) -> str:
+        value = self.optional(name)
+        if value is None:
+            self._missing.append(name)
+        return value or ""
+
+    def secret(self, name: str, *, min_bytes: int = 1) -> Secret:
+        value = self.required(name)
+        if value and len(value.encode()) < min_bytes:
+            self.problem(f"{name} must have at least {min_bytes} bytes")
+        return Secret(value)
+
+    def url(self, name: str) -> str:
+        value = self.required(name).rstrip("/")
+        if value and not value.startswith(("https://", "http://")):
+            self.problem(f"{name} must be an http(s) URL")
+        return value
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name, choices[0])
+        if value not in choices:
+            self.problem(f"{name} must be one of {', '.join(choices)}")
+        return value
+
+    def number(self, name: str, default: int, *, least: int = 1, most: int = 1_000_000) -> int:
+        return self._parsed(name, default, int, f"a whole number from {least} to {most}", lambda n: least <= n <= most)
+
+    def decimal(self, name: str, default: float) -> float:
+        return self._parsed(name, default, float, "a number above 0", lambda n: 0 < n < 1_000_000)
+
+    def pattern(self, name: str) -> str | None:
+        value = self.optional(name)
+        try:
+            re.compile(value or "")
+        except re.error:
+            self.problem(f"{name} must be a regular expression")
+            return None
+        return value
+
+    def origins(self, name: str, default: str) -> frozenset[str]:
+        values = frozenset(
+            origin.strip().rstrip("/") for origin in self.text(name, default).split(",") if origin.strip()
+        )
+        if not all(_ORIGIN.fullmatch(value) for value in values):
+            self.problem(f"{name} must be origins such as https://github.com, separated by commas")
+        return values
+
+    def check_origins(self, environment: str, origins: frozenset[str]) -> None:
+        plain = {origin for origin in origins if origin.startswith("http://")}
+        if plain and (environment == PRODUCTION or not all(_LOOPBACK.fullmatch(origin) for origin in plain)):
+            self.problem("REPO_ORIGINS may name http:// only for this machine itself, and never in production")
+
+    def check_secret_box(self, environment: str) -> None:
+        if not self.optional("SECRETS_KMS_KEY_ID") and not self.optional("SECRETS_MASTER_KEYS"):
+            self._missing.append("SECRETS_KMS_KEY_ID")
+        if environment == PRODUCTION and self.optional("SECRETS_MASTER_KEYS"):
+            self.problem("SECRETS_MASTER_KEYS is for a laptop: use SECRETS_KMS_KEY_ID with ENVIRONMENT=production")
+
+    def problem(self, sentence: str) -> None:
+        self._problems.append(sentence)
+
+    def finish(self) -> None:
+        if self._missing:
+            self._problems.insert(0, f"Missing required environment variables: {', '.join(self._missing)}")
+        if self._problems:
+            raise Misconfigured(". ".join(self._problems))
+
+    def _parsed(self, name: str, default: T, parse: Callable[[str], T], what: str, sound: Callable[[T], bool]) -> T:
+        try:
+            value = parse(self.text(name, str(default)))
+        except ValueError:
+            value = None
+        if value is None or not sound(value):
+            self.problem(f"{name} must be {what}")
+            return default
+        return value

@@ -1,0 +1,89 @@
+"""Expected failures. Each has a sentence that is safe to show and a stable code that a program can act on."""
+
+from typing import ClassVar
+
+
+class AppError(Exception):
+    """An expected failure. `str(error)` is safe to show; `context` is for logs only."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False  # could the same request succeed later, untouched?
+
+    def __init__(self, message: str, **context: object) -> None:
+        super().__init__(message)
+        self.context = context
+
+    def for_log(self) -> dict[str, object]:
+        return {"code": self.code, "retryable": self.retryable, "context": self.context}
+
+
+class InvalidInput(AppError):
+    """What was sent cannot be accepted; nothing was changed."""
+
+    code = "invalid_input"
+
+
+class NotAuthenticated(AppError):
+    """Nobody proved who is asking."""
+
+    code = "not_authenticated"
+
+
+class Forbidden(AppError):
+    """Who is asking may not do this."""
+
+    code = "forbidden"
+
+
+class NotFound(AppError):
+    """It does not exist, or it is somebody else's: the two look the same."""
+
+    code = "not_found"
+
+
+class Conflict(AppError):
+    """The thing has changed, or is in a state that does not allow this."""
+
+    code = "conflict"
+
+
+class TooMany(AppError):
+    """A limit is reached; the same request may be accepted later."""
+
+    code = "too_many"
+    retryable = True
+
+
+class Unavailable(AppError):
+    """A service that we need does not answer now."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class Misconfigured(AppError):
+    """The deployment lacks something that only its operator can set right."""
+
+    code = "misconfigured"
+
+
+class IllegalTransition(Conflict):
+    """A task or run was asked to go where its table does not lead."""
+
+    code = "illegal_transition"
+
+
+class CannotOpen(AppError):
+    """A sealed value was not sealed for this owner, or by a key that is known here."""
+
+    code = "cannot_open"
+
+
+class RunFailed(AppError):
+    """A run that cannot succeed any more. `error_code` is stored with it, `str(error)` is shown to its owner."""
+
+    code = "run_failed"
+
+    def __init__(self, message: str, *, error_code: str, **context: object) -> None:
+        super().__init__(message, **context)
+        self.error_code = error_code

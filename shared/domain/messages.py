@@ -1,0 +1,44 @@
+"""The message that nudges the executor. It carries ids only; the run's row says what is to be done."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from shared.domain.errors import InvalidInput
+
+VERSION = 1
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMessage:
+    """`seq` is the step it asks for: once that step is done, the message is stale and changes nothing."""
+
+    task_id: int
+    run_id: str
+    seq: int
+    user_id: str  # the queue's message group: one user's many tasks do not delay another's
+    trace_id: str | None = None
+
+    def body(self) -> str:
+        return json.dumps({"v": VERSION, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, body: str) -> "RunMessage":
+        """Raises InvalidInput for anything that this version does not understand."""
+        try:
+            data = json.loads(body)
+            version, task_id, run_id, seq, user_id = (data[k] for k in ("v", "task_id", "run_id", "seq", "user_id"))
+            trace_id = data.get("trace_id")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput("The message is not one of ours.") from error
+        sound = (
+            version == VERSION
+            and type(task_id) is int
+            and type(seq) is int
+            and all(isinstance(text, str) and _UUID.fullmatch(text) for text in (run_id, user_id))
+            and (trace_id is None or isinstance(trace_id, str))
+        )
+        if not sound:
+            raise InvalidInput("The message is not one of ours.")
+        return cls(task_id=task_id, run_id=run_id, seq=seq, user_id=user_id, trace_id=trace_id)

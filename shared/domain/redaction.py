@@ -1,0 +1,61 @@
+"""Takes secrets out of text: known values in every form they travel in, and whatever has the shape of a token."""
+
+import base64
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+REDACTED = "[REDACTED]"
+
+# The published prefixes of GitHub, Anthropic, OpenAI, E2B and Supabase keys, JWTs, and credentials in URLs.
+_SHAPES = re.compile(
+    r"gh[pousr]_[A-Za-z0-9]{16,}"
+    r"|github_pat_[A-Za-z0-9_]{20,}"
+    r"|sk-[A-Za-z0-9_-]{16,}"
+    r"|e2b_[A-Za-z0-9]{16,}"
+    r"|sb_secret_[A-Za-z0-9_-]{8,}"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
+    r"|(?<=://)[^/\s:@]{1,256}:[^/\s@]{1,1024}(?=@)"
+    r"|(?i:(?<=bearer )|(?<=basic ))[A-Za-z0-9._~+/=-]{16,}"
+)
+
+# Shorter values would blank out ordinary words.
+MIN_SECRET_CHARS = 6
+
+
+class Redactor:
+    """Replaces the given secret values, and on request anything shaped like a token, by `[REDACTED]`."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        for secret in secrets:
+            self.add(secret)
+
+    def add(self, secret: str) -> None:
+        """Register a value; its base64 and URL-encoded forms, and that of git's Basic header, go with it."""
+        if len(secret) < MIN_SECRET_CHARS:
+            return
+        basic = f"x-access-token:{secret}"
+        encoded = {base64.b64encode(text.encode()).decode() for text in (secret, basic)}
+        self._forms |= {secret, quote(secret, safe="")} | encoded | {form.rstrip("=") for form in encoded}
+        longest_first = sorted(self._forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def values(self, text: str) -> str:
+        """`text` without the registered values: for diffs, where a token-like test string must stay as it is."""
+        return self._pattern.sub(REDACTED, text) if self._pattern else text
+
+    def text(self, text: str) -> str:
+        """`text` without the registered values and without anything shaped like a token: for logs and events."""
+        return _SHAPES.sub(REDACTED, self.values(text))
+
+    def data(self, value: object) -> object:
+        """The same JSON-like value with every string in it passed through `text`."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {key: self.data(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.data(item) for item in value]
+        return value

@@ -1,0 +1,32 @@
+"""Tasks as the frontend knows them, and where a status may go."""
+
+from enum import StrEnum
+
+from shared.domain.errors import IllegalTransition
+
+
+class TaskStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+# The database's functions enforce the same table; an integration test holds the two together.
+NEXT: dict[TaskStatus, frozenset[TaskStatus]] = {
+    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.FAILED, TaskStatus.CANCELLED}),
+    TaskStatus.RUNNING: frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}),
+    # a follow-up or a retry queues the task again
+    TaskStatus.COMPLETED: frozenset({TaskStatus.PENDING}),
+    TaskStatus.FAILED: frozenset({TaskStatus.PENDING}),
+    TaskStatus.CANCELLED: frozenset({TaskStatus.PENDING}),
+}
+
+ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+def check_transition(was: TaskStatus, becomes: TaskStatus) -> None:
+    """Raises IllegalTransition when the table does not lead from `was` to `becomes`."""
+    if becomes not in NEXT[was]:
+        raise IllegalTransition(f"A {was} task cannot become {becomes}.")
