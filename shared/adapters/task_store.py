@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 
-from postgrest import CountMethod, SyncPostgrestClient
+from postgrest import SyncPostgrestClient, SyncSelectRequestBuilder
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
 from shared.domain.errors import NotFound
-from shared.domain.ports import NewTask, Row, StartedRun
+from shared.domain.ports import LiveLog, NewTask, Row, StartedRun
 
+MAX_ID = 2**63 - 1  # of a bigint; PostgreSQL answers a larger number with an error
 # PostgREST caps an answer at 1,000 rows by default, silently; longer lists are read page by page.
 PAGE_ROWS = 1000
 
@@ -53,15 +54,17 @@ class SupabaseTaskStore:
 
     def get(self, task_id: int, *, owner_id: str) -> Row:
         """The whole row. Raises NotFound, also when it is somebody else's."""
-        return self._one(task_id, "*", owner_id)
+        return _found(self._row(task_id, "*", owner_id))
 
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row:
         """Some columns of the row. Raises NotFound, also when it is somebody else's."""
-        return self._one(task_id, ",".join(columns), owner_id)
+        return _found(self._row(task_id, ",".join(columns), owner_id))
 
     def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
         """All tasks, newest first, without diffs and patches."""
         rows: list[Row] = []
+        if project_id is not None and abs(project_id) > MAX_ID:
+            return rows
         while True:
             page = self._client.table("tasks").select(LIST_COLUMNS).eq("user_id", owner_id)
             if project_id is not None:
@@ -74,20 +77,28 @@ class SupabaseTaskStore:
             if len(found) < PAGE_ROWS:
                 return rows
 
-    def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> list[Row]:
-        """Entries of the live log with `seq` above `after`, oldest first; [] for a foreign task."""
-        self.get_columns(task_id, ["id"], owner_id=owner_id)
-        query = self._client.table("task_events").select("seq,run_id,kind,payload,at").eq("task_id", task_id)
-        with speaking_our_errors():
-            return query.gt("seq", after).order("seq").limit(limit).execute().data  # type: ignore[return-value]
+    def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
+        """Entries of the live log with `seq` above `after`; one query, so that the status fits the entries.
 
-    def _one(self, task_id: int, columns: str, owner_id: str) -> Row:
-        query = self._client.table("tasks").select(columns).eq("id", task_id).eq("user_id", owner_id)
-        with speaking_our_errors({"22003": "Task not found"}):
-            rows = query.limit(1).execute().data
-        if not rows:
+        Raises NotFound, also when it is somebody else's.
+        """
+        query = self._row(task_id, "status,task_events(seq,run_id,kind,payload,at)", owner_id)
+        query = query.gt("task_events.seq", after).order("seq", foreign_table="task_events")
+        row = _found(query.limit(limit, foreign_table="task_events"))
+        return LiveLog(row["status"], row["task_events"])
+
+    def _row(self, task_id: int, columns: str, owner_id: str) -> SyncSelectRequestBuilder:
+        if task_id > MAX_ID:
             raise NotFound("Task not found")
-        return rows[0]  # type: ignore[return-value]
+        return self._client.table("tasks").select(columns).eq("id", task_id).eq("user_id", owner_id)
+
+
+def _found(query: SyncSelectRequestBuilder) -> Row:
+    with speaking_our_errors():
+        rows = query.execute().data
+    if not rows:
+        raise NotFound("Task not found")
+    return rows[0]  # type: ignore[return-value]  # the library types rows as any JSON value
 
 
 class SupabaseUserDirectory:
@@ -99,8 +110,7 @@ class SupabaseUserDirectory:
     def exists(self, user_id: str) -> bool:
         """Raises Unavailable: a database that is down must not look like a missing user."""
         with speaking_our_errors():
-            query = self._client.table("users").select("id", count=CountMethod.exact).eq("id", user_id)
-            return bool(query.limit(1).execute().data)
+            return bool(self._client.table("users").select("id").eq("id", user_id).execute().data)
 
     def has_live_session(self, user_agent: str) -> bool:
         """Whether a Supabase session of this user agent was refreshed within the last 70 minutes."""

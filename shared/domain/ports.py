@@ -39,6 +39,14 @@ class StartedRun:
     created: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LiveLog:
+    """A part of a task's live log, oldest entry first, and the task's status at that same moment."""
+
+    task_status: str
+    events: list[Row]
+
+
 class TaskStore(Protocol):
     """The database as one signed-in user sees it. Rows have the keys of the wire contract."""
 
@@ -56,8 +64,8 @@ class TaskStore(Protocol):
         """All tasks, newest first, without diffs and patches."""
         ...
 
-    def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> list[Row]:
-        """Entries of the live log with `seq` above `after`, oldest first."""
+    def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
+        """Up to `limit` entries with `seq` above `after`. Raises NotFound, also when it is somebody else's."""
         ...
 
 

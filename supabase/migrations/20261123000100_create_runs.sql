@@ -46,7 +46,7 @@ create table public.runs (
     lease_until timestamptz,                  -- set while a worker holds the run; runs out when the worker died
     next_check_at timestamptz not null default now(),
     deadline_at timestamptz,
-    attempt integer not null default 0,       -- consecutive transient failures of the present step
+    attempt integer not null default 0,       -- claims since the last step that was saved as done: bounds retries and crashes
     cancel_requested_at timestamptz,
     sandbox_id text,
     agent_session_id text,

@@ -235,7 +235,8 @@ begin
             jsonb_build_object('kind', 'phase', 'payload', jsonb_build_object('phase', 'provisioning'))));
     end if;
 
-    update public.runs set fence = fence + 1, lease_until = now() + p_lease_s * interval '1 second'
+    update public.runs set
+        fence = fence + 1, attempt = attempt + 1, lease_until = now() + p_lease_s * interval '1 second'
     where id = p_run_id returning * into v_run;
     return public.claimed_run(v_run);
 end $$;

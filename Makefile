@@ -1,0 +1,175 @@
+# Everything a person needs: `make help`. Also the SAM build targets (`build-<LogicalId>`), which `sam build` calls.
+# Needs git, GNU make (3.81 or newer, the one macOS ships) and Python 3.11 or newer.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# The first Python that is new enough; another one: make demo PYTHON=/path/to/python3
+ifndef PYTHON
+PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+endif
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Touched when the packages of a requirements file are in; newer than that file = nothing to do.
+LOCAL := $(VENV)/.local-packages
+DEV := $(VENV)/.dev-packages
+
+# What a demo is told, as environment variables. `value` hands the text on as it was typed: neither make nor the shell
+# looks at quotes, dollars or line breaks in a prompt.
+ifdef REPO
+export override REPO := $(value REPO)
+endif
+ifdef PROMPT
+export override PROMPT := $(value PROMPT)
+endif
+ifdef AGENT
+export override AGENT := $(value AGENT)
+endif
+
+# Settings of a .env file, for the targets that run something; what the environment says already stays.
+WITH_ENV = if [ -f .env ]; then given="$$(export -p)"; set -a; . ./.env; set +a; eval "$$given"; fi;
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+.PHONY: demo
+demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff (REPO= PROMPT= AGENT=claude|codex)
+	@$(WITH_ENV) exec $(RUN) local.demo
+
+.PHONY: dev
+dev: $(LOCAL) ## Start the embedded stack and keep it running for a frontend; Ctrl-C stops it
+	@$(WITH_ENV) exec $(RUN) local.dev
+
+# ------------------------------------------------------------------------------------------------------------ checking
+
+.PHONY: check
+check: lint ## Style, types, import contracts, unit and wire tests: before each push
+	$(RUN) pytest tests/unit tests/wire
+
+.PHONY: test
+test: lint ## All of that and the tests that start the embedded stack: what CI runs
+	$(RUN) pytest tests
+
+.PHONY: lint
+lint: $(DEV)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy functions shared local sandbox
+	$(VENV)/bin/lint-imports
+
+# ----------------------------------------------------------------------------------------------------------- deploying
+
+STAGE ?= dev
+SAM_VERSION := 1.170.0
+SAM := $(shell command -v sam || echo .local/sam/bin/sam)
+export SAM_CLI_TELEMETRY ?= 0
+
+.PHONY: build
+build: $(SAM) ## Build the function bundles into .aws-sam (no Docker needed)
+	$(SAM) validate --lint
+	$(SAM) build
+
+.PHONY: deploy
+deploy: build ## Deploy to your AWS account with the settings of samconfig.toml (STAGE=dev|prod)
+	$(SAM) deploy --config-env $(STAGE)
+
+.PHONY: sandbox
+sandbox: $(LOCAL) ## Build the E2B sandbox template that e2b.toml describes (needs E2B_API_KEY)
+	@$(WITH_ENV) exec $(RUN) sandbox.template
+
+# A virtual environment of its own: its many dependencies must not meet ours.
+.local/sam/bin/sam:
+	@echo "Installing aws-sam-cli $(SAM_VERSION) into .local/sam (once, about a minute) ..."
+	@$(PYTHON) -m venv .local/sam
+	@.local/sam/bin/python $(PIP_INSTALL) aws-sam-cli==$(SAM_VERSION)
+
+# ---------------------------------------------------------------------------------------------------- function bundles
+
+# As the template says: Runtime and Architectures.
+RUNTIME_PYTHON ?= 3.13
+ARCH ?= arm64
+MACHINE = $(if $(filter arm64,$(ARCH)),aarch64,$(ARCH))
+WHEELS = $(foreach glibc,manylinux_2_28 manylinux_2_26 manylinux_2_17 manylinux2014,--platform $(glibc)_$(MACHINE))
+PACKAGES = .local/bundles/$(RUNTIME_PYTHON)-$(ARCH)
+
+# /var/task is read-only on Lambda: without bytecode of its very Python, each cold start compiles everything anew
+# (measured: 740 ms instead of 330). `unchecked`: Lambda never changes a source, so none needs to be compared.
+COMPILER = $(shell for python in python$(RUNTIME_PYTHON) "$$HOME"/.pyenv/versions/$(RUNTIME_PYTHON).*/bin/python; \
+	do "$$python" -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+COMPILE = $(if $(COMPILER),$(COMPILER) -m compileall -q --invalidation-mode unchecked-hash -p /var/task -s,\
+	@echo "No python$(RUNTIME_PYTHON) here, so the bundle gets no bytecode and starts slower." ; :)
+
+# Linux wheels of the target, whatever this machine is; installed once per requirements file.
+$(PACKAGES)/%: functions/%/requirements.txt | $(VENV)/bin/pip
+	rm -rf $@ $@.part
+	$(VENV)/bin/python $(PIP_INSTALL) --no-compile --only-binary=:all: $(WHEELS) \
+		--implementation cp --python-version $(RUNTIME_PYTHON) --target $@.part --requirement $<
+	rm -rf $@.part/bin && find $@.part -type d -name tests -prune -exec rm -rf {} +
+	$(COMPILE) $@.part $@.part
+	mv $@.part $@
+	touch $@
+
+# $(call bundle,function,further folders): packages and our own sources into the folder that SAM names
+define bundle
+	cp -R $(PACKAGES)/$(1)/. "$(ARTIFACTS_DIR)"
+	tar -cf - --exclude='__pycache__' --exclude='requirements*' functions/__init__.py functions/$(1) shared $(2) \
+		| tar -xf - -C "$(ARTIFACTS_DIR)"
+	$(COMPILE) "$(ARTIFACTS_DIR)" "$(ARTIFACTS_DIR)/functions" "$(ARTIFACTS_DIR)/shared"
+endef
+
+.PHONY: build-ApiFunction build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction
+build-ApiFunction: $(PACKAGES)/api
+	$(call bundle,api)
+
+# The executor uploads the programs in sandbox/ into each sandbox: they travel with it.
+build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction: $(PACKAGES)/executor
+	$(call bundle,executor,$(wildcard sandbox/*.py))
+
+# --------------------------------------------------------------------------------------------------------- maintenance
+
+.PHONY: lock
+lock: .local/uv/bin/uv ## Pin the packages that the *.in files ask for anew
+	@for name in functions/api/requirements functions/executor/requirements requirements-local requirements-dev; do \
+		echo "$$name.txt"; .local/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header \
+			$(if $(UPGRADE),--upgrade) $$name.in --output-file $$name.txt || exit 1; \
+	done
+
+.local/uv/bin/uv:
+	@$(PYTHON) -m venv .local/uv
+	@.local/uv/bin/python $(PIP_INSTALL) uv==0.13.9
+
+.PHONY: clean
+clean: ## Remove caches, build results and the embedded stack's data (.venv stays)
+	rm -rf .aws-sam .local .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# -------------------------------------------------------------------------------------------------- virtual environment
+
+# pip is the last thing that venv puts in: a creation that was interrupted is taken up again.
+$(VENV)/bin/pip:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Python 3.11 or newer is needed; found: $$(python3 --version 2>&1 || echo none)." >&2; \
+		echo "Install one, or name it: make demo PYTHON=/path/to/python3" >&2; exit 1; fi
+	@if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is not." >&2; exit 1; fi
+	@if ! "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null; then \
+		echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(LOCAL): requirements-local.txt | $(VENV)/bin/pip
+	@echo "Installing the local stack's packages into $(VENV) (once, about a minute) ..."
+	@$(VENV)/bin/python $(PIP_INSTALL) --requirement $<
+	@touch $@
+
+# They include the local stack's.
+$(DEV): requirements-dev.txt requirements-local.txt | $(VENV)/bin/pip
+	@echo "Installing the packages for checks and tests into $(VENV) (once, about two minutes) ..."
+	@$(VENV)/bin/python $(PIP_INSTALL) --requirement $<
+	@touch $(LOCAL) $@

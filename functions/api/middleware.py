@@ -1,0 +1,145 @@
+"""What happens around every request: the log line, CORS, HEAD, and the answer to an error nobody foresaw."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from functions.api.errors import error_answer, status_of
+from shared.domain.errors import AppError
+
+log = logging.getLogger("api.requests")
+
+_SOUND_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,128}")
+
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Content-Type, X-User-ID, Authorization, Idempotency-Key, X-Request-Id",
+    "Access-Control-Max-Age": "600",  # seconds; what Chromium caps at is 7,200
+}
+
+
+class RequestLog:
+    """One line per request. Gives each request an id, the caller's own where it sent one, and echoes it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started, method = time.perf_counter(), scope["method"]
+        state = scope.setdefault("state", {})
+        state["request_id"] = _request_id(scope)
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+        facts = {
+            "method": method,
+            "route": getattr(scope.get("route"), "path_format", None),
+            "status": status,
+            "took_ms": round((time.perf_counter() - started) * 1000),
+            "user_id": state.get("user_id"),
+            "request_id": state["request_id"],
+        }
+        error: AppError | None = state.get("error")
+        ours = error is not None and (status_of(error) >= 500 or error.retryable)
+        log.log(
+            logging.WARNING if ours else logging.INFO,
+            "request.answered",
+            extra=facts | ({"failure": error.for_log()} if error else {}),
+        )
+
+
+class Cors:
+    """Lets the listed origins, and those that `pattern` matches from end to end, read the answers.
+
+    Any OPTIONS is answered here, also for unknown paths.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str], pattern: str | None) -> None:
+        self._app = app
+        self._origins = origins
+        self._pattern = re.compile(pattern) if pattern else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        origin = Headers(scope=scope).get("origin")
+
+        async def send_with_cors(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._allow(MutableHeaders(scope=message), origin)
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send_with_cors)
+        await self._app(scope, receive, send_with_cors)
+
+    def _allow(self, headers: MutableHeaders, origin: str | None) -> None:
+        headers.add_vary_header("Origin")
+        if origin and (origin in self._origins or (self._pattern and self._pattern.fullmatch(origin))):
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
+            headers["Access-Control-Expose-Headers"] = "X-Request-Id"
+
+
+class AnswerUnexpected:
+    """Our bugs: the stack goes to the log once, the caller learns nothing of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticing)
+        except Exception:
+            log.exception("request.failed", extra={"request_id": scope.get("state", {}).get("request_id")})
+            if answering:  # too late for another answer
+                raise
+            await error_answer(500, "Internal server error", "internal")(scope, receive, send)
+
+
+class HeadAsGet:
+    """HEAD is answered like GET, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self._app(scope, receive, send)
+        scope["method"] = "GET"
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app(scope, receive, send_head)
+
+
+def _request_id(scope: Scope) -> str:
+    sent = Headers(scope=scope).get("x-request-id", "")
+    if _SOUND_REQUEST_ID.fullmatch(sent):
+        return sent
+    event: dict[str, Any] = scope.get("aws.event", {})
+    return event.get("requestContext", {}).get("requestId") or str(uuid.uuid4())

@@ -1,0 +1,113 @@
+"""What the executor asks of an agent: the command that starts it, and what its output says."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from shared.domain.run import AgentName, Event
+
+
+class AgentFailure(StrEnum):
+    """Why an agent gave up: the `error_code` of its run."""
+
+    AUTH = "agent_auth"  # the provider refuses the key
+    RATE_LIMITED = "agent_rate_limited"
+    OVERLOADED = "agent_overloaded"  # the provider's servers are busy or broken
+    CREDIT = "agent_credit"  # the account has no money left
+    CONTEXT_TOO_LONG = "agent_context_too_long"
+    BUDGET_EXCEEDED = "agent_budget_exceeded"  # our own limit of the run's cost
+    MAX_TURNS = "agent_max_turns"  # our own limit of the run's length
+    FAILED = "agent_failed"  # anything else
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentCommand:
+    """A program to start in the repository's folder, with the prompt as its standard input.
+
+    `env` is safe to log. `secret_env` names the variables whose values only the supervisor may add.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    secret_env: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentResult:
+    """How the agent says it ended. `text` is its last word, or the provider's words about the failure."""
+
+    ok: bool
+    text: str
+    error_code: str | None = None
+    turns: int | None = None  # None: the agent does not count them
+    usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run
+    cost_usd: float | None = None  # None: the model's price is not known
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderState:
+    """What must be remembered between two looks at an agent's output. Plain JSON, by `to_json`."""
+
+    workdir: str = ""  # where the agent works, so that its paths can be shown without it
+    model: str | None = None
+    cli_version: str | None = None
+    session_id: str | None = None
+    last_text: str = ""
+    last_error: str = ""  # what the agent said went wrong, while it has not ended yet
+    open_tools: tuple[str, ...] = ()  # ids that were announced and have no result yet
+    result: AgentResult | None = None  # set: the agent is done, even where its process hangs on
+    totals: Mapping[str, float] = field(default_factory=dict)  # numbers the agent counts over a whole session
+    totals_before: Mapping[str, float] = field(default_factory=dict)  # the same at the start of this run
+    unfinished_line: str = ""  # base64: a half line may end inside a character
+    skipping_line: bool = False  # the rest of an over-long line is still to come
+    warnings: int = 0  # warnings given about unreadable lines
+
+    @classmethod
+    def start(cls, *, workdir: str, model: str | None = None, previous: "ReaderState | None" = None) -> "ReaderState":
+        """The state before a run's first output. `previous` is the last state of the run it resumes."""
+        totals = (previous.totals or previous.totals_before) if previous else {}
+        return cls(workdir=workdir, model=model, totals_before=totals)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "ReaderState":
+        """The state that `to_json` gave; fields that are new or gone since then do not matter."""
+        known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
+        if known.get("result"):
+            known["result"] = AgentResult(**known["result"])
+        return cls(**known | {"open_tools": tuple(known.get("open_tools", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def ended(self, result: AgentResult) -> "tuple[list[Event], ReaderState]":
+        return [Event("result", asdict(result))], replace(self, result=result)
+
+
+class Agent(Protocol):
+    """One of the programs that can work on a task."""
+
+    @property
+    def name(self) -> AgentName: ...
+
+    @property
+    def title(self) -> str:
+        """Its name in the sentences a person reads: "<title> agent failed: …"."""
+        ...
+
+    def command(
+        self,
+        *,
+        model: str | None = None,
+        base_url: str | None = None,
+        max_turns: int | None = None,
+        max_cost_usd: float | None = None,
+        resume: str | None = None,
+    ) -> AgentCommand:
+        """How to start it. None leaves the choice to the program; `resume` is the `session_id` to continue."""
+        ...
+
+    def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
+        """What the next bytes of its standard output say. Never raises, whatever they are."""
+        ...

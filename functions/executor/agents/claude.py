@@ -1,0 +1,194 @@
+"""Claude Code: `claude -p` and its stream of JSON lines (2.1.330, November 2026)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, ReaderState
+from functions.executor.agents.failures import classify
+from functions.executor.agents.lines import (
+    MESSAGE_CHARS,
+    TITLE_CHARS,
+    Json,
+    clip_json,
+    first_line,
+    items,
+    number,
+    obj,
+    read_objects,
+    text,
+)
+from functions.executor.agents.sessions import session_id, since, without_workdir
+from shared.domain.run import AgentName, Event
+
+ARGV = ("claude", "-p", "--output-format=stream-json", "--verbose", "--dangerously-skip-permissions")
+ENV = {
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",  # telemetry, error reports, update checks
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # nobody would wait for them
+    "DISABLE_AUTOUPDATER": "1",
+}
+# What the result line calls a limit of ours, and what an error message calls its cause
+SUBTYPES = {"error_max_turns": AgentFailure.MAX_TURNS, "error_max_budget_usd": AgentFailure.BUDGET_EXCEEDED}
+# Tool -> what it does, and the part of its input that says to what
+TITLES = {
+    "Bash": ("$", "command"),
+    "Read": ("Read", "file_path"),
+    "Write": ("Write", "file_path"),
+    "Edit": ("Edit", "file_path"),
+    "MultiEdit": ("Edit", "file_path"),
+    "NotebookEdit": ("Edit", "notebook_path"),
+    "Glob": ("Find", "pattern"),
+    "Grep": ("Search", "pattern"),
+    "WebFetch": ("Fetch", "url"),
+    "WebSearch": ("Search the web:", "query"),
+    "Agent": ("Ask a helper:", "description"),
+    "Task": ("Ask a helper:", "description"),
+    "Skill": ("Use the skill", "skill"),
+}
+
+
+class Claude:
+    name = AgentName.CLAUDE
+    title = "Claude"
+
+    def command(
+        self,
+        *,
+        model: str | None = None,
+        base_url: str | None = None,
+        max_turns: int | None = None,
+        max_cost_usd: float | None = None,
+        resume: str | None = None,
+    ) -> AgentCommand:
+        """`base_url` has no /v1. `max_cost_usd` counts this run only, also when it resumes a session."""
+        argv = list(ARGV)
+        if model:
+            argv.append(f"--model={model}")
+        if max_turns is not None:
+            argv.append(f"--max-turns={max_turns}")
+        if max_cost_usd is not None:
+            argv.append(f"--max-budget-usd={max_cost_usd:f}")
+        if resume:
+            argv.append(f"--resume={resume}")
+        env = ENV | ({"ANTHROPIC_BASE_URL": base_url} if base_url else {})
+        return AgentCommand(argv=tuple(argv), env=env, secret_env=("ANTHROPIC_API_KEY",))
+
+    def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
+        return read_objects(chunk, state, _on_object)
+
+
+def _on_object(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
+    match line.get("type"):
+        case "system":
+            return _on_system(line, state)
+        case "assistant":
+            return _on_assistant(line, state)
+        case "user":
+            return list(_tool_results(line)), state
+        case "result":
+            return _on_result(line, state)
+        case _:
+            return [], state
+
+
+def _on_system(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
+    match line.get("subtype"):
+        case "init" if (found := session_id(line.get("session_id"))) and found != state.session_id:
+            model, version = text(line.get("model"), TITLE_CHARS), text(line.get("claude_code_version"), TITLE_CHARS)
+            state = replace(state, session_id=found, model=model or state.model, cli_version=version or None)
+            payload = {"session_id": found, "model": state.model, "cli_version": state.cli_version}
+            return [Event("session", payload)], state
+        case "api_retry":
+            return [Event("warning", {"text": _retry_text(line)})], state
+        case "permission_denied":
+            return [Event("warning", {"text": text(line.get("message")) or "A tool was not permitted."})], state
+        case _:
+            return [], state
+
+
+def _retry_text(line: Json) -> str:
+    said = ": ".join(filter(None, [str(number(line.get("error_status")) or ""), text(line.get("error"), 200)]))
+    attempt, of = number(line.get("attempt")), number(line.get("max_retries"))
+    return f"The model's API did not answer ({said or 'no connection'}). Trying again, {attempt} of {of}."
+
+
+def _on_assistant(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
+    """A line holds one content block or several. Errors of the API come as messages, too; the result repeats them."""
+    blocks = items(obj(line.get("message")).get("content"))
+    if line.get("is_api_error_message") or line.get("error"):
+        said = " ".join(text(block.get("text")) for block in blocks)
+        cause = text(line.get("error"), TITLE_CHARS).replace("_", " ")  # "billing_error", "rate_limit", …
+        return [], replace(state, last_error=f"{said} ({cause})")
+    of_helper = line.get("parent_tool_use_id") is not None  # what it says comes back as its tool's result
+    events = [event for block in blocks for event in _block_events(block, state, of_helper=of_helper)]
+    texts = [event.payload["text"] for event in events if event.kind == "agent_message"]
+    return events, replace(state, last_text=texts[-1]) if texts else state
+
+
+def _block_events(block: Json, state: ReaderState, *, of_helper: bool) -> Iterator[Event]:
+    match block.get("type"):
+        case "text" if not of_helper and (said := text(block.get("text"), MESSAGE_CHARS)).strip():
+            yield Event("agent_message", {"text": said})
+        case "thinking" if not of_helper and (thought := text(block.get("thinking"))).strip():
+            yield Event("thinking", {"text": thought})
+        case "tool_use":
+            name = text(block.get("name"), TITLE_CHARS)
+            given = obj(block.get("input"))
+            payload = {"id": text(block.get("id"), TITLE_CHARS), "name": name, "input": clip_json(given)}
+            yield Event("tool_use", payload | {"title": _title(name, given, state.workdir)})
+
+
+def _title(name: str, given: Json, workdir: str) -> str:
+    verb, key = TITLES.get(name, (name, ""))
+    what = text(given.get(key), MESSAGE_CHARS)
+    return first_line(f"{verb} {without_workdir(what, workdir)}")
+
+
+def _tool_results(line: Json) -> Iterator[Event]:
+    for block in items(obj(line.get("message")).get("content")):
+        if block.get("type") == "tool_result":
+            payload = {"id": text(block.get("tool_use_id"), TITLE_CHARS), "ok": block.get("is_error") is not True}
+            yield Event("tool_result", payload | {"output": _output(block.get("content"))})
+
+
+def _output(content: object) -> str:
+    """A tool answers with a text, or with blocks of texts and images."""
+    if isinstance(content, str):
+        return text(content)
+    return text("\n".join(text(part.get("text")) or f"[{text(part.get('type'), 20)}]" for part in items(content)))
+
+
+def _on_result(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
+    subtype, status = text(line.get("subtype"), TITLE_CHARS), number(line.get("api_error_status"))
+    ok = line.get("is_error") is not True and status is None and not subtype.startswith("error")
+    listed = line.get("errors")
+    errors = "; ".join(text(each) for each in listed) if isinstance(listed, list) else ""
+    said = text(line.get("result"), MESSAGE_CHARS) or errors or (state.last_text if ok else state.last_error)
+    cost, totals = _cost(line, state)
+    result = AgentResult(
+        ok=ok,
+        text=said,
+        error_code=None if ok else SUBTYPES.get(subtype) or classify(f"{said} {state.last_error}", status),
+        turns=number(line.get("num_turns")),
+        usage=_usage(obj(line.get("usage"))),
+        cost_usd=cost,
+        duration_ms=number(line.get("duration_ms")),
+    )
+    return replace(state, totals=totals).ended(result)
+
+
+def _cost(line: Json, state: ReaderState) -> tuple[float | None, dict[str, float]]:
+    """This run's cost, and the session's: `total_cost_usd` counts on when a session is resumed."""
+    total = line.get("total_cost_usd")
+    if not isinstance(total, int | float) or not 0 <= total < 1e9:
+        return None, {}
+    totals = {"cost_usd": float(total)}
+    return round(since(state.totals_before, totals)["cost_usd"], 6), totals
+
+
+def _usage(usage: Json) -> dict[str, int]:
+    return {
+        "input_tokens": number(usage.get("input_tokens")) or 0,
+        "cached_input_tokens": number(usage.get("cache_read_input_tokens")) or 0,
+        "cache_write_tokens": number(usage.get("cache_creation_input_tokens")) or 0,
+        "output_tokens": number(usage.get("output_tokens")) or 0,
+    }

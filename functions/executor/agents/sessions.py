@@ -1,0 +1,22 @@
+"""What both agents' sessions have in common: ids, totals that run on, and a folder they work in."""
+
+import re
+from collections.abc import Mapping
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
+
+
+def session_id(value: object) -> str | None:
+    """A session's id if it looks like one: it becomes an argument of the next command."""
+    return value if isinstance(value, str) and _SESSION_ID.fullmatch(value) else None
+
+
+def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """How much was added. An agent that has lost its session counts from zero again: then all of it."""
+    counts_on = all(now.get(key, 0) >= total for key, total in before.items())
+    return {key: total - before.get(key, 0) if counts_on else total for key, total in now.items()}
+
+
+def without_workdir(path: str, workdir: str) -> str:
+    """A path as a person looks for it in the repository."""
+    return path.removeprefix(workdir.rstrip("/") + "/") if workdir else path

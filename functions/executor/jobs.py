@@ -1,0 +1,134 @@
+"""Detached work in a sandbox: a job is a folder that our supervisor fills, so any later step can look at it."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from functions.executor.ports import Workbench
+from shared.domain.secret import Secret
+
+# Shipped beside the functions and uploaded per run, so that an old sandbox image never meets a newer executor.
+PROGRAMS = Path(__file__).parents[2] / "sandbox"
+PROGRAM_NAMES = ("supervisor.py", "clone.py", "collect.py")
+
+LOOK_BYTES = 256 * 1024  # of output per look: a few hundred events
+LOOK_TIMEOUT_S = 30
+STOP_GRACE_S = 5
+MAX_OUTPUT_BYTES = 200 * 1024 * 1024  # an agent that prints more is stopped before it fills the disk
+SECRET_ENV_FILE = "secret_env.json"
+STDIN_FILE = "stdin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What to start. `cwd` is relative to the user's home. `secret_env` reaches the program without touching a log."""
+
+    argv: tuple[str, ...]
+    user: str  # "agent" or "root"
+    timeout_s: int
+    cwd: str = "."
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, Secret] = field(default_factory=dict)
+    stdin: str | None = None
+    idle_timeout_s: int | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """What a look found. `chunk` holds whole lines of output up to `offset`; `more` says that there is more to read."""
+
+    state: str  # absent, starting, running, ended, crashed
+    exit_code: int | None
+    ended_by: str | None  # exit, signal, timeout, idle, output_limit, stop
+    offset: int
+    chunk: bytes
+    output_bytes: int
+    stderr_tail: str
+
+    @property
+    def absent(self) -> bool:
+        return self.state == "absent"
+
+    @property
+    def over(self) -> bool:
+        return self.state in {"ended", "crashed"}
+
+    @property
+    def more(self) -> bool:
+        return bool(self.chunk) and self.offset < self.output_bytes
+
+
+class RunFolder:
+    """The run's folder in its sandbox, below root's home."""
+
+    def __init__(self, bench: Workbench, run_id: str) -> None:
+        self._bench = bench
+        self._path = f"runs/{run_id}"
+
+    def install(self) -> None:
+        """Bring our programs into the sandbox."""
+        self._bench.upload({f"{self._path}/{name}": (PROGRAMS / name).read_bytes() for name in PROGRAM_NAMES})
+
+    def path(self, *parts: str) -> str:
+        """A path inside the run's folder, relative to root's home."""
+        return "/".join((self._path, *parts))
+
+    def start(self, job: str, spec: JobSpec, *, wait_s: float = 1) -> JobState:
+        """Start a job that is absent; one that was started already is only looked at."""
+        self._bench.upload({self.path(job, name): data for name, data in {**spec.files, **_job_files(spec)}.items()})
+        return self._supervise("start", job, ["--wait-s", str(wait_s)], wait_s)
+
+    def look(self, job: str, *, offset: int = 0, wait_s: float = 1) -> JobState:
+        """The job's state, and its output from `offset` on. Waits up to `wait_s` for its end."""
+        options = ["--offset", str(offset), "--max-bytes", str(LOOK_BYTES), "--wait-s", str(wait_s)]
+        return self._supervise("look", job, options, wait_s)
+
+    def stop(self, job: str) -> JobState:
+        """End the job with everything it started; it may have ended already."""
+        return self._supervise("stop", job, [], STOP_GRACE_S * 2)
+
+    def read(self, *parts: str) -> bytes:
+        return self._bench.read(self.path(*parts))
+
+    def _supervise(self, verb: str, job: str, options: list[str], wait_s: float) -> JobState:
+        argv = ["python3", self.path("supervisor.py"), verb, self.path(job), *options]
+        line = self._bench.run(argv, timeout_s=LOOK_TIMEOUT_S + int(wait_s))
+        return _state(json.loads(line))
+
+
+def _job_files(spec: JobSpec) -> dict[str, bytes]:
+    job = {
+        "argv": list(spec.argv),
+        "cwd": spec.cwd,
+        "user": spec.user,
+        "env": dict(spec.env),
+        "secret_env_file": SECRET_ENV_FILE if spec.secret_env else None,
+        "stdin": STDIN_FILE if spec.stdin is not None else None,
+        "timeout_s": spec.timeout_s,
+        "idle_timeout_s": spec.idle_timeout_s,
+        "max_output_bytes": MAX_OUTPUT_BYTES,
+        "stop_grace_s": STOP_GRACE_S,
+    }
+    files = {"job.json": json.dumps(job).encode()}
+    if spec.secret_env:
+        opened = {name: secret.reveal() for name, secret in spec.secret_env.items()}
+        files[SECRET_ENV_FILE] = json.dumps(opened).encode()
+    if spec.stdin is not None:
+        files[STDIN_FILE] = spec.stdin.encode()
+    return files
+
+
+def _state(found: Mapping[str, Any]) -> JobState:
+    return JobState(
+        state=found["state"],
+        exit_code=found.get("exit_code"),
+        ended_by=found.get("ended_by"),
+        offset=found.get("offset") or 0,
+        chunk=base64.b64decode(found.get("chunk") or ""),
+        output_bytes=found.get("output_bytes") or 0,
+        stderr_tail=found.get("stderr_tail") or "",
+    )

@@ -1,0 +1,163 @@
+"""The agent works, detached. A step looks at it for a second, turns its new output into events, and leaves."""
+
+from datetime import timedelta
+from typing import Any
+
+from functions.executor.agents import AGENTS, Agent, ReaderState
+from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases.bench import WORK_TREE, folder_of
+from functions.executor.phases.pace import check_in_s
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.config import ExecutorSettings
+from shared.domain.errors import RunFailed
+from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
+from shared.domain.secret import Secret
+
+JOB = "agent"
+DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
+
+
+def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
+    """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
+    folder = folder_of(run, ports)
+    state = folder.look(JOB, offset=run.output_offset)
+    if state.absent:
+        state = folder.start(JOB, _job(run, ports))
+    seen = _Seen(run, state)
+    seen.drain(folder)
+    if seen.state.over and not seen.state.more:
+        return seen.collect(*_verdict(run, seen, ports))
+    if seen.reader.result and ReaderState.from_json(run.reader_state).result:
+        # It said its last word before the previous look and still has not gone: some versions hang there.
+        folder.stop(JOB)
+        return seen.collect(*_verdict(run, seen, ports))
+    return seen.carry_on(0 if seen.state.more else check_in_s(run, ports))
+
+
+def stopped(run: Run, ports: Ports, *, error_code: str) -> Outcome:
+    """Stop the agent, with everything it started, and go on to collect what it has done so far."""
+    folder = folder_of(run, ports)
+    folder.stop(JOB)
+    seen = _Seen(run, folder.look(JOB, offset=run.output_offset, wait_s=0))
+    seen.drain(folder)
+    if error_code == "cancelled":
+        return seen.collect("cancelled", "The task was cancelled.")
+    return seen.collect("timeout", _timed_out(AGENTS[run.agent], run, ports))
+
+
+class _Seen:
+    """What one step has read of the agent's output."""
+
+    def __init__(self, run: Run, state: JobState) -> None:
+        self._run = run
+        self._events: list[Event] = []
+        self.reader = ReaderState.from_json(run.reader_state)
+        self._take(state)
+
+    def drain(self, folder: RunFolder) -> None:
+        """Read on while there is more, within bounds: the next step reads the rest."""
+        for _ in range(DRAIN_LOOKS):
+            if not self.state.more:
+                return
+            self._take(folder.look(JOB, offset=self.state.offset, wait_s=0))
+
+    def carry_on(self, check_in_s: int) -> Advance:
+        """Look again later."""
+        return Advance(check_in_s=check_in_s, changes=self._changes(), events=tuple(self._events))
+
+    def collect(self, error_code: str | None, error: str | None) -> Advance:
+        """The agent is done, well or not: its changes are collected in any case."""
+        changes = self._changes() | {"exit_code": self.state.exit_code, "error_code": error_code, "error": error}
+        return Advance(phase=Phase.COLLECTING, changes=changes, events=tuple(self._events))
+
+    def _take(self, state: JobState) -> None:
+        self.state = state
+        events, self.reader = AGENTS[self._run.agent].read(state.chunk, self.reader)
+        self._events += events
+
+    def _changes(self) -> dict[str, Any]:
+        changes = {
+            "output_offset": self.state.offset,
+            "reader_state": self.reader.to_json(),
+            "agent_session_id": self.reader.session_id or self._run.agent_session_id,
+        }
+        return changes | {"usage": _usage(self.reader)} if self.reader.result else changes
+
+
+def _usage(reader: ReaderState) -> dict[str, Any]:
+    result = reader.result
+    if result is None:
+        return {}
+    spent = {"cost_usd": result.cost_usd, "turns": result.turns, "duration_ms": result.duration_ms}
+    return {**result.usage, **spent, "model": reader.model}
+
+
+def _job(run: Run, ports: Ports) -> JobSpec:
+    settings = ports.settings
+    key, base_url, model = model_access(run.agent, settings)
+    command = AGENTS[run.agent].command(
+        model=run.model or model,
+        base_url=base_url,
+        max_turns=settings.max_turns,
+        max_cost_usd=settings.max_cost_usd,
+        resume=run.agent_session_id,
+    )
+    return JobSpec(
+        argv=command.argv,
+        env=command.env,
+        secret_env=dict.fromkeys(command.secret_env, key),
+        stdin=run.prompt,
+        user="agent",
+        cwd=WORK_TREE,
+        timeout_s=_seconds_left(run, ports),
+        idle_timeout_s=settings.agent_idle_timeout_s,
+    )
+
+
+def model_access(agent: AgentName, settings: ExecutorSettings) -> tuple[Secret, str | None, str | None]:
+    """The agent's model key, base URL and model. Raises RunFailed when this deployment has no key for it."""
+    key, name, base_url, model = {
+        AgentName.CLAUDE: (
+            settings.anthropic_api_key,
+            "ANTHROPIC_API_KEY",
+            settings.anthropic_base_url,
+            settings.claude_model,
+        ),
+        AgentName.CODEX: (settings.openai_api_key, "OPENAI_API_KEY", settings.openai_base_url, settings.codex_model),
+    }[agent]
+    if key is None:
+        raise RunFailed(f"Missing required environment variables: {name}", error_code="model_key_missing")
+    return key, base_url, model
+
+
+def _seconds_left(run: Run, ports: Ports) -> int:
+    left = run.deadline_at - ports.now() if run.deadline_at else timedelta(seconds=ports.settings.run_timeout_s)
+    return max(1, int(left.total_seconds()))
+
+
+def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | None]:
+    """Why the run fails, as code and sentence; two None when the agent did its work."""
+    agent = AGENTS[run.agent]
+    result = seen.reader.result
+    if result is not None and result.ok:
+        return None, None
+    match seen.state.ended_by:
+        case "timeout":
+            return "timeout", _timed_out(agent, run, ports)
+        case "idle":
+            idle_s = ports.settings.agent_idle_timeout_s
+            return "agent_idle", f"{agent.title} agent was stopped: it printed nothing for {idle_s} seconds."
+        case "output_limit":
+            return "agent_output_limit", f"{agent.title} agent was stopped: it printed too much."
+    if result is not None:
+        return result.error_code or "agent_failed", f"{agent.title} agent failed: {result.text or 'Unknown error'}"
+    if seen.state.exit_code == 0:
+        return "agent_no_result", f"{agent.title} agent failed: it ended without a result."
+    reason = seen.state.stderr_tail.strip()[-1000:] or "Unknown error"
+    return "agent_failed", f"{agent.title} agent failed: {reason}"
+
+
+def _timed_out(agent: Agent, run: Run, ports: Ports) -> str:
+    ran_for = ports.now() - run.started_at if run.started_at else timedelta()
+    return f"{agent.title} agent timed out after {int(ran_for.total_seconds())} seconds"

@@ -1,0 +1,94 @@
+"""The repository comes into the sandbox: a pristine copy that the agent cannot reach, and the agent's working copy."""
+
+import json
+from typing import Any
+
+from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
+from functions.executor.phases.pace import check_in_s
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import InvalidInput, RunFailed
+from shared.domain.repository import Repository, branch_name
+from shared.domain.run import Advance, Event, Outcome, Phase, Run
+
+JOB = "clone"
+TOKEN_FILE = "git_token"
+START_WAIT_S = 3  # most clones end within it, and the step need not be taken again
+
+
+def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+    """Start the clone, or look how far it is; when it has ended, go on to the setup or the agent."""
+    folder = folder_of(run, ports)
+    state = folder.look(JOB, wait_s=1)
+    if state.absent:
+        state = folder.start(JOB, _clone(run, ports, secrets, folder), wait_s=START_WAIT_S)
+    if not state.over:
+        return Advance(check_in_s=check_in_s(run, ports))
+    cloned = _report(state)
+    if not cloned.get("ok"):
+        secrets.git_token()  # so that it is taken out of git's words, should they contain it
+        raise _failure(cloned, run, ports)
+    return Advance(
+        phase=Phase.SETUP if run.setup_script else Phase.AGENT,
+        changes={"base_commit": cloned["base_commit"]},
+        events=(Event("cloned", {"commit": cloned["base_commit"], "branch": run.branch}),),
+    )
+
+
+def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
+    # The row is not trusted: a user may have called the database function without the API's checks.
+    try:
+        repository = Repository.parse(run.repo_url, origins=ports.settings.repo_origins)
+        branch = branch_name(run.branch)
+    except InvalidInput as error:
+        raise RunFailed(str(error), error_code="repository_refused") from error
+    token = secrets.git_token()
+    spec = {
+        "url": repository.url,
+        "branch": branch,
+        "depth": ports.settings.clone_depth,
+        "token_file": f"{JOB}/{TOKEN_FILE}" if token else None,
+        "base_git": BASE_GIT,
+        "work_tree": WORK_TREE,
+        "timeout_s": ports.settings.clone_timeout_s,
+    }
+    files = {"spec.json": json.dumps(spec).encode()}
+    if token:
+        files[TOKEN_FILE] = token.reveal().encode()
+    return JobSpec(
+        argv=("python3", "clone.py", f"{JOB}/spec.json"),
+        user="root",
+        cwd=folder.path(),
+        timeout_s=ports.settings.clone_timeout_s + 30,
+        files=files,
+    )
+
+
+def _report(state: JobState) -> dict[str, Any]:
+    """The one line that clone.py prints; a report of our own when it did not come that far."""
+    try:
+        report = json.loads(state.chunk)
+    except ValueError:
+        report = None
+    if isinstance(report, dict):
+        return report
+    error = "timeout" if state.ended_by == "timeout" else "failed"
+    return {"ok": False, "error": error, "message": state.stderr_tail.strip() or "The clone was interrupted."}
+
+
+def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
+    missing = f"Repository not found or branch '{run.branch}' does not exist."
+    texts = {
+        "auth": ("git_auth", "GitHub authentication failed. Please check your GitHub token permissions."),
+        "not_found": ("repository_not_found", missing),
+        "branch_not_found": ("branch_not_found", missing),
+        "timeout": (
+            "clone_timeout",
+            f"Git clone timed out after {ports.settings.clone_timeout_s} seconds. Repository might be too large.",
+        ),
+    }
+    code, text = texts.get(
+        report.get("error", ""), ("clone_failed", f"Failed to clone repository: {report.get('message', '')}")
+    )
+    return RunFailed(text, error_code=code)

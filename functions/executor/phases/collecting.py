@@ -1,0 +1,156 @@
+"""What the agent changed, exactly, whatever it did to its repository; then the end of the run."""
+
+import hashlib
+import json
+from typing import Any
+
+from functions.executor.agents import ReaderState
+from functions.executor.jobs import JobSpec, JobState
+from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
+from functions.executor.phases.pace import check_in_s
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import RunFailed
+from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run, RunStatus
+
+JOB = "collect"
+RESULT_FILE = "result.json"
+START_WAIT_S = 3
+TIMEOUT_S = 300  # for a work tree of some hundred thousand files on a slow disk
+AUTHOR = ("AI Assistant", "ai-assistant@e2b.dev")  # as the old backend signed its commits
+SUBJECT_CHARS = 50
+LIMITS = {
+    "files": 1000,
+    "file_bytes": 1_000_000,
+    "total_bytes": 8_000_000,  # all blobs of a run travel to the database in one request
+    "diff_bytes": 1_000_000,
+    "patch_bytes": 10_000_000,
+}
+# The frontend's side-by-side viewer: sentinels for a side that does not exist, and how much it is given in all.
+NO_BEFORE, NO_AFTER = "FILE_NOT_EXISTS", "FILE_DELETED"
+VIEWER_BYTES = 500_000
+NOTHING_CHANGED = "No files were changed."
+
+
+def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+    """Start the collector, or look whether it has ended; then store its result as the end of the run."""
+    folder = folder_of(run, ports)
+    state = folder.look(JOB, wait_s=1)
+    if state.absent:
+        state = folder.start(JOB, _collector(run, folder.path()), wait_s=START_WAIT_S)
+    if not state.over:
+        return Advance(check_in_s=check_in_s(run, ports))
+    report = _report(state)
+    secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
+    raw = folder.read(RESULT_FILE)
+    if hashlib.sha256(raw).hexdigest() != report["sha256"]:
+        raise RunFailed("The result was changed while it was read.", error_code="collect_failed")
+    return _end(run, json.loads(raw))
+
+
+def _collector(run: Run, cwd: str) -> JobSpec:
+    dots = "..." if len(run.prompt) > SUBJECT_CHARS else ""
+    subject = " ".join(run.prompt[:SUBJECT_CHARS].split())
+    spec = {
+        "base_git": BASE_GIT,
+        "base_commit": run.base_commit,
+        "work_tree": WORK_TREE,
+        "message": f"AI: {subject}{dots}",
+        "author_name": AUTHOR[0],
+        "author_email": AUTHOR[1],
+        "limits": LIMITS,
+        "out": RESULT_FILE,
+    }
+    return JobSpec(
+        argv=("python3", "collect.py", f"{JOB}/spec.json"),
+        user="root",
+        cwd=cwd,
+        timeout_s=TIMEOUT_S,
+        files={"spec.json": json.dumps(spec).encode()},
+    )
+
+
+def _report(state: JobState) -> dict[str, Any]:
+    """The one line that collect.py prints. Raises RunFailed when it could not collect."""
+    try:
+        report = json.loads(state.chunk)
+    except ValueError:
+        report = None
+    if isinstance(report, dict) and report.get("ok"):
+        return report
+    reason = (report or {}).get("message") or state.stderr_tail.strip()[-500:] or "the collector was interrupted"
+    raise RunFailed(f"The changes could not be collected: {reason}", error_code="collect_failed")
+
+
+def _end(run: Run, collected: dict[str, Any]) -> Finish:
+    status = _status(run)
+    reader = ReaderState.from_json(run.reader_state)
+    text = reader.result.text if reader.result and reader.result.ok else reader.last_text
+    if collected["commit"] is None:
+        text = f"{text}\n\n{NOTHING_CHANGED}".strip()
+    result = Result(
+        commit_hash=collected["commit"],
+        diff=collected["diff"],
+        patch=collected["patch"],
+        changed_files=tuple(collected["changed_files"]),
+        files=tuple(collected["files"]),
+        metadata=_metadata(run, collected),
+    )
+    ended = Event(
+        "ended",
+        {
+            "status": status,
+            "error_code": run.error_code,
+            "text": run.error,
+            "files": len(result.changed_files),
+            "additions": collected["additions"],
+            "deletions": collected["deletions"],
+        },
+    )
+    warnings = tuple(Event("warning", {"text": text}) for text in collected["warnings"])
+    return Finish(
+        status=status,
+        error_code=run.error_code,
+        error=run.error,
+        message=text,
+        result=result,
+        usage=run.usage,
+        events=(*warnings, ended),
+    )
+
+
+def _status(run: Run) -> RunStatus:
+    if run.error_code is None:
+        return RunStatus.COMPLETED
+    return RunStatus.CANCELLED if run.error_code == "cancelled" else RunStatus.FAILED
+
+
+def _metadata(run: Run, collected: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "base_commit": collected["base_commit"],
+        "base_tree": collected["base_tree"],
+        "tree": collected["tree"],
+        "additions": collected["additions"],
+        "deletions": collected["deletions"],
+        "diff_truncated": collected.get("diff_truncated", False),
+        "patch_truncated": collected.get("patch_truncated", False),
+        "warnings": collected["warnings"],
+        "usage": dict(run.usage),
+        "file_changes": _file_changes(collected["files"]),
+    }
+
+
+def _file_changes(files: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Text files for the side-by-side viewer, as many as fit its budget."""
+    changes: list[dict[str, str]] = []
+    budget = VIEWER_BYTES
+    for file in files:
+        before = NO_BEFORE if file["status"] == "added" else file["before"]
+        after = NO_AFTER if file["status"] == "deleted" else file["after"]
+        if file["encoding"] != "utf-8" or before is None or after is None:
+            continue
+        budget -= len(before) + len(after)
+        if budget < 0:
+            break
+        changes.append({"filename": file["path"], "before": before, "after": after})
+    return changes

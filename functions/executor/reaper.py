@@ -1,0 +1,67 @@
+"""Lambda entry of the schedule: what was lost is found again. Each of its duties stands alone."""
+
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from functions.executor.ports import Ports
+from functions.executor.step import logger, nudge
+from functions.executor.wiring import ports
+from shared.domain.errors import AppError
+
+DUE_RUNS = 500  # per minute; the rest are due again at the next
+# A sandbox younger than this may belong to a run whose step has not been saved yet.
+SANDBOX_GRACE = timedelta(minutes=5)
+IDS_PER_QUERY = 100  # they travel in a URL
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
+    """How many runs were nudged, sandboxes killed and secrets deleted. Raises when a duty could not be done."""
+    return reap(ports())
+
+
+def reap(ports: Ports) -> dict[str, int]:
+    """All duties; a failure of one does not keep the others from being done."""
+    done: dict[str, int] = {}
+    failures: list[AppError] = []
+    for duty in (nudge_due_runs, kill_lost_sandboxes, expire_credentials):
+        try:
+            done[duty.__name__] = duty(ports)
+        except AppError as error:
+            logger.error("reaper.duty_failed", extra={"duty": duty.__name__, **error.for_log()})
+            failures.append(error)
+    logger.info("reaper.done", extra=done)
+    if failures:
+        raise failures[0]
+    return done
+
+
+def nudge_due_runs(ports: Ports) -> int:
+    """Send the message again for runs that are overdue and held by nobody."""
+    due = ports.runs.due(grace_s=ports.settings.reaper_grace_s, limit=DUE_RUNS)
+    for message in due:
+        nudge(message, ports)
+    return len(due)
+
+
+def kill_lost_sandboxes(ports: Ports) -> int:
+    """Kill sandboxes of ours without a live run: the run ended, was deleted, or never was."""
+    born_before = ports.now() - SANDBOX_GRACE
+    old = [sandbox for sandbox in ports.sandboxes.list_ours() if sandbox.started_at < born_before]
+    killed = 0
+    for start in range(0, len(old), IDS_PER_QUERY):
+        batch = old[start : start + IDS_PER_QUERY]
+        live = ports.runs.live({sandbox.run_id for sandbox in batch if sandbox.run_id})
+        for sandbox in batch:
+            if sandbox.run_id not in live:
+                ports.sandboxes.kill(sandbox.id)
+                logger.warning("sandbox.reaped", extra={"sandbox_id": sandbox.id, "run_id": sandbox.run_id})
+                killed += 1
+    return killed
+
+
+def expire_credentials(ports: Ports) -> int:
+    """Delete sealed secrets that nobody needs any more."""
+    return ports.runs.expire_credentials()

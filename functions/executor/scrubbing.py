@@ -1,0 +1,89 @@
+"""The secrets of one step, and the one place where they are taken out of what the step stores."""
+
+from dataclasses import replace
+from typing import Any
+
+from functions.executor.ports import Ports
+from shared.domain.errors import CannotOpen, RunFailed
+from shared.domain.redaction import Redactor
+from shared.domain.run import Advance, Event, Outcome, Result, Run
+from shared.domain.secret import SealedFor, Secret
+from shared.observability import register_secret
+
+NUL = "\x00"  # PostgreSQL stores it in neither text nor jsonb
+
+
+class StepSecrets:
+    """Opens the run's secrets and remembers them, so that nothing the step saves contains one."""
+
+    def __init__(self, run: Run, ports: Ports) -> None:
+        self._run = run
+        self._ports = ports
+        settings = ports.settings
+        self._redactor = Redactor()
+        for key in (settings.anthropic_api_key, settings.openai_api_key, settings.e2b_api_key):
+            self._remember(key)
+
+    def git_token(self) -> Secret | None:
+        """The run's GitHub token; None when it needs none. Raises RunFailed when it cannot be opened."""
+        sealed = self._ports.runs.git_credential(self._run)
+        if sealed is None or self._run.git_credential_id is None:
+            return None
+        owner = SealedFor(user_id=self._run.user_id, kind="git_token", id=self._run.git_credential_id)
+        try:
+            token = self._ports.box.open(sealed, owner)
+        except CannotOpen as error:
+            raise RunFailed(
+                "The stored GitHub token cannot be read any more. Start the task again.",
+                error_code="credential_unreadable",
+            ) from error
+        self._remember(token)
+        return token
+
+    def scrub(self, outcome: Outcome) -> Outcome:
+        """The same outcome without secrets and NUL characters.
+
+        Texts lose everything that looks like a token; diffs lose only the run's own secrets, so that a test string
+        of that shape stays as the agent wrote it.
+        """
+        events = tuple(Event(event.kind, self._text(dict(event.payload))) for event in outcome.events)
+        if isinstance(outcome, Advance):
+            return replace(outcome, events=events, changes=self._text(dict(outcome.changes)))
+        return replace(
+            outcome,
+            events=events,
+            error=self._text(outcome.error),
+            message=self._text(outcome.message),
+            result=self._scrub_result(outcome.result) if outcome.result else None,
+        )
+
+    def _scrub_result(self, result: Result) -> Result:
+        return replace(
+            result,
+            diff=self._values(result.diff),
+            patch=self._values(result.patch),
+            changed_files=tuple(self._values(list(result.changed_files))),
+            files=tuple(self._values(dict(file)) for file in result.files),
+            metadata=self._values(dict(result.metadata)),
+        )
+
+    def _remember(self, secret: Secret | None) -> None:
+        if secret:
+            self._redactor.add(secret.reveal())
+            register_secret(secret)
+
+    def _text(self, value: Any) -> Any:
+        return _mapped(value, lambda text: self._redactor.text(text.replace(NUL, "")))
+
+    def _values(self, value: Any) -> Any:
+        return _mapped(value, lambda text: self._redactor.values(text.replace(NUL, "")))
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value

@@ -1,0 +1,136 @@
+"""The story of one step: look at a claimed run, take it one phase further, save, nudge."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from functions.executor.phases import PHASES, agent
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import AppError, RunFailed
+from shared.domain.messages import RunMessage
+from shared.domain.ports import ClaimOutcome
+from shared.domain.run import Advance, Event, Finish, Outcome, Phase, Run, RunStatus
+from shared.observability import get_logger
+
+logger = get_logger("executor")
+
+# Claims of one step before the run is given up: with the pauses below, more than half an hour of an outage.
+MAX_ATTEMPTS = 40
+MAX_BACKOFF_S = 60
+# After its deadline a run may still be stopped and collected; this long, then it ends without.
+COLLECTION_GRACE = timedelta(minutes=10)
+
+
+def on_message(message: RunMessage, ports: Ports) -> None:
+    """Take one step of the run that the message names. Returning means that the message is done with.
+
+    Raises only what nobody foresaw, and Unavailable when the database does not answer: SQS delivers again.
+    """
+    claim = ports.runs.claim(message)
+    logger.info("run.claim", extra={"outcome": claim.outcome, "seq": message.seq})
+    match claim.outcome:
+        case ClaimOutcome.CLAIMED if claim.run:
+            step(claim.run, ports)
+        case ClaimOutcome.WAITING | ClaimOutcome.BUSY:
+            nudge(message, ports, delay_s=claim.retry_in_s)
+        case ClaimOutcome.OVERDUE if claim.seq is not None:
+            nudge(replace(message, seq=claim.seq), ports)
+        case _:
+            pass  # stale, ended or unknown: there is nothing left to do for it
+
+
+def step(run: Run, ports: Ports) -> None:
+    """Work, one transaction, the next message: in this order, so that a crash anywhere costs at most this step."""
+    secrets = StepSecrets(run, ports)
+    outcome = secrets.scrub(take_step(run, ports, secrets))
+    if isinstance(outcome, Finish):
+        end_run(run, outcome, ports)
+        return
+    seq = ports.runs.advance(run, outcome)
+    if seq is None:
+        logger.warning("run.fence_lost", extra={"seq": run.seq})
+        return
+    if outcome.phase:
+        logger.info("run.phase", extra={"phase": outcome.phase})
+    nudge(_message(run, seq), ports, delay_s=outcome.check_in_s)
+
+
+def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+    """What becomes of the run now. Expected failures are outcomes too; only surprises are raised."""
+    try:
+        if outcome := _must_end(run, ports):
+            return outcome
+        outcome = PHASES[run.phase](run, ports, secrets)
+    except RunFailed as error:
+        logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
+        # Where the agent had already failed, that is the reason to tell.
+        return failed(run.error_code or error.error_code, run.error or str(error))
+    except AppError as error:
+        if not error.retryable:
+            raise
+        logger.warning("run.step_retried", extra={"attempt": run.attempt, **error.for_log()})
+        return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
+    return _with_phase_event(outcome) if isinstance(outcome, Advance) else outcome
+
+
+def failed(error_code: str, error: str) -> Finish:
+    """The end of a run that produced nothing to keep."""
+    return Finish(
+        status=RunStatus.FAILED,
+        error_code=error_code,
+        error=error,
+        events=(Event("error", {"error_code": error_code, "text": error}),),
+    )
+
+
+def end_run(run: Run, end: Finish, ports: Ports) -> None:
+    """Store the end, then kill the sandbox. What a crash in between leaves running, the reaper kills."""
+    if not ports.runs.finish(run, end):
+        logger.warning("run.fence_lost", extra={"seq": run.seq})
+        return
+    logger.info("run.ended", extra={"status": end.status, "error_code": end.error_code})
+    if run.sandbox_id:
+        try:
+            ports.sandboxes.kill(run.sandbox_id)
+        except AppError as error:
+            logger.warning("sandbox.kill_failed", extra={"sandbox_id": run.sandbox_id, **error.for_log()})
+
+
+def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
+    """Ask for the run's next step. A message that cannot be sent is only logged: the reaper finds overdue runs."""
+    try:
+        ports.queue.send(message, delay_s=delay_s)
+    except AppError as error:
+        logger.warning("run.nudge_failed", extra=error.for_log())
+
+
+def _must_end(run: Run, ports: Ports) -> Outcome | None:
+    """The outcome of a run that was cancelled, is out of time, or keeps failing; None when it may go on."""
+    if run.attempt > MAX_ATTEMPTS:
+        return failed(
+            "step_failed", "The task could not be continued after many attempts. Start it again in some minutes."
+        )
+    late = run.deadline_at is not None and ports.now() > run.deadline_at
+    if late and run.deadline_at and ports.now() > run.deadline_at + COLLECTION_GRACE:
+        return failed("timeout", "Task execution timed out. The operation took longer than expected.")
+    if run.phase is Phase.COLLECTING:
+        return None
+    if run.phase is Phase.AGENT and (run.cancel_requested or late):
+        return agent.stopped(run, ports, error_code="cancelled" if run.cancel_requested else "timeout")
+    if run.cancel_requested:
+        return Finish(status=RunStatus.CANCELLED, error_code="cancelled", events=(Event("cancelled"),))
+    if late:
+        return failed("timeout", "Task execution timed out. The operation took longer than expected.")
+    return None
+
+
+def _with_phase_event(outcome: Advance) -> Advance:
+    """The step has done its work: its attempts are forgotten, and a new phase is told to whoever watches."""
+    changes = {**outcome.changes, "attempt": 0}
+    if outcome.phase is None:
+        return replace(outcome, changes=changes)
+    return replace(outcome, changes=changes, events=(*outcome.events, Event("phase", {"phase": outcome.phase})))
+
+
+def _message(run: Run, seq: int) -> RunMessage:
+    return RunMessage(task_id=run.task_id, run_id=run.id, seq=seq, user_id=run.user_id, trace_id=run.trace_id)

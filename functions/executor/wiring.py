@@ -1,0 +1,51 @@
+"""Builds what the handlers need, once per environment. The only module of the executor that knows the adapters."""
+
+from datetime import UTC, datetime
+from functools import cache
+
+import boto3
+
+from functions.executor.ports import Ports
+from functions.executor.sandbox import E2BSandboxes
+from shared.adapters.kms_box import KmsBox
+from shared.adapters.local_box import LocalBox
+from shared.adapters.postgrest_client import postgrest_client
+from shared.adapters.run_store import SupabaseRunStore
+from shared.adapters.sqs_queue import SqsRunQueue
+from shared.config import ExecutorSettings
+from shared.domain.errors import Misconfigured
+from shared.domain.ports import SecretBox
+from shared.observability import register_secret
+
+
+@cache
+def ports() -> Ports:
+    """Raises Misconfigured with all that is missing in the environment."""
+    settings = ExecutorSettings.from_env()
+    register_secret(settings.supabase_secret_key)
+    register_secret(settings.e2b_api_key)
+    return Ports(
+        runs=SupabaseRunStore(
+            postgrest_client(settings.supabase_url, api_key=settings.supabase_secret_key),
+            lease_s=settings.step_lease_s,
+            run_timeout_s=settings.run_timeout_s,
+        ),
+        queue=SqsRunQueue(boto3.client("sqs"), settings.task_queue_url),
+        sandboxes=E2BSandboxes(
+            api_key=settings.e2b_api_key,
+            template=settings.e2b_template,
+            environment=settings.environment,
+            lease_s=settings.sandbox_lease_s,
+        ),
+        box=_secret_box(settings),
+        settings=settings,
+        now=lambda: datetime.now(UTC),
+    )
+
+
+def _secret_box(settings: ExecutorSettings) -> SecretBox:
+    if settings.secrets_kms_key_id:
+        return KmsBox(boto3.client("kms"), settings.secrets_kms_key_id)
+    if settings.secrets_master_keys:
+        return LocalBox.from_ring(settings.secrets_master_keys)
+    raise Misconfigured("Set SECRETS_KMS_KEY_ID.")

@@ -1,0 +1,133 @@
+"""`make demo`: one real task from an empty machine to a diff in the database.
+
+REPO (path or URL), PROMPT and AGENT come from the environment, so that no shell ever interprets a prompt.
+"""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from local.agent_clis import CliFetchError
+from local.client import ApiError, Json, sign_in
+from local.git_server import GitError
+from local.postgres import MigrationError, PostgresError
+from local.processes import ProcessError
+from local.repositories import Published, publish_repository
+from local.stack import MODEL_KEYS, Stack, StackOptions
+from local.watch import follow, show_diff
+
+AGENTS = {"claude": "Claude Code", "codex": "Codex"}
+PROMPT = "Add a short section to the README that explains how to run the tests."
+WAIT_S = 3600.0
+
+EXPECTED = (CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
+
+
+def main() -> int:
+    """0 when the task completed, 1 with a sentence when it or the stack failed, 130 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    console = Console(highlight=False, soft_wrap=True)
+    agent = os.environ.get("AGENT") or "claude"
+    if agent not in AGENTS:
+        console.print(f"AGENT must be one of: {', '.join(AGENTS)}.")
+        return 1
+    try:
+        return _demo(console, agent)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Nothing is left running.")
+        return 130
+    except EXPECTED as error:
+        console.print(f"[bold red]✗[/] {escape(str(error))}")
+        return 1
+
+
+def _demo(console: Console, agent: str) -> int:
+    began = time.monotonic()
+    prompt = os.environ.get("PROMPT", "").strip() or PROMPT
+    console.rule("[bold]async-code: a coding task from prompt to diff")
+    with Stack(StackOptions(agents=(agent,)), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
+        console.print(f"[green]✓[/] API ready at {stack.api_url} after {time.monotonic() - began:.1f} s")
+        repository = publish_repository(stack, os.environ.get("REPO"))
+        console.print(
+            f"[green]✓[/] Repository {escape(repository.name)}: branch {escape(repository.branch)}, "
+            f"{repository.files} files, served at {repository.url}"
+        )
+        console.print(f"[green]✓[/] {_model_line(stack, agent)}")
+        console.print(f"\n[bold]Prompt:[/] {escape(prompt)}\n")
+        return _run_task(stack, console, agent, prompt, repository)
+
+
+def _run_task(stack: Stack, console: Console, agent: str, prompt: str, repository: Published) -> int:
+    _, client = sign_in(stack)
+    with client:
+        began = time.monotonic()
+        task_id = client.start_task(
+            prompt=prompt,
+            repo_url=repository.url,
+            branch=repository.branch,
+            model=agent,
+            github_token=os.environ.get("GITHUB_TOKEN") or "the-local-git-server-asks-for-none",
+        )
+        console.print(f"[green]✓[/] POST /api/start-task: task {task_id}")
+        task = follow(client, task_id, console, timeout_s=WAIT_S)
+        took_s = time.monotonic() - began
+        diff = client.diff(task_id)
+    console.rule(f"[bold]GET /api/git-diff/{task_id}")
+    show_diff(diff, console) if diff else console.print("[dim]no changes[/]")
+    console.rule()
+    console.print(_summary(task, took_s))
+    if task["status"] != "completed":
+        console.print(f"[bold red]✗[/] The task {task['status']}: {escape(task['error'] or '')}")
+        console.print(f"[dim]Logs are in {stack.logs}[/]")
+        return 1
+    console.print(_next_steps(agent))
+    return 0
+
+
+def _model_line(stack: Stack, agent: str) -> str:
+    if not stack.scripted(agent):
+        return f"{AGENTS[agent]} with the real model ({MODEL_KEYS[agent]} is set)"
+    return (
+        f"The {AGENTS[agent]} program is the real one; a scripted model plays the model's part "
+        f"(set {MODEL_KEYS[agent]} for a real model)"
+    )
+
+
+def _summary(task: Json, took_s: float) -> Table:
+    metadata = task["execution_metadata"]
+    usage = metadata.get("usage", {})
+    tokens = usage.get("input_tokens", 0) + usage.get("cached_input_tokens", 0) + usage.get("cache_write_tokens", 0)
+    cost = usage.get("cost_usd")
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[bold]status[/]", task["status"])
+    table.add_row("changed", ", ".join(task["changed_files"]) or "nothing")
+    table.add_row("lines", f"[green]+{metadata.get('additions', 0)}[/] [red]-{metadata.get('deletions', 0)}[/]")
+    table.add_row("commit", (task["commit_hash"] or "none")[:12])
+    table.add_row("time", f"{took_s:.1f} s from request to stored diff")
+    table.add_row("tokens", f"{tokens} in, {usage.get('output_tokens', 0)} out")
+    table.add_row("cost", "unknown" if cost is None else f"${cost:.4f}, as the agent counts it")
+    return table
+
+
+def _next_steps(agent: str) -> str:
+    other = "codex" if agent == "claude" else "claude"
+    return (
+        "\n[bold]Try next[/]\n"
+        f"  make demo AGENT={other}\n"
+        '  make demo REPO=~/src/my-project PROMPT="Fix the failing test"\n'
+        "  make dev          keeps the stack running for the frontend and for curl\n"
+    )
+
+
+def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

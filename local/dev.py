@@ -1,0 +1,144 @@
+"""`make dev`: the stack stays up, with URLs, a token and curl lines to copy, and the logs of all functions."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+
+from local.client import DEMO_EMAIL, sign_in
+from local.demo import AGENTS, EXPECTED
+from local.repositories import Published, publish_repository
+from local.stack import Stack, StackOptions
+
+LOOK_EVERY_S = 0.3
+# The functions' own logs; what the stand-ins print is in files and matters only when they fail.
+FOLLOWED = ("api", "executor", "dead-letters", "reaper")
+LEVEL_STYLES = {"DEBUG": "dim", "WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}
+# Fields of Powertools that say the same in every line.
+UNSAID = {"level", "location", "message", "timestamp", "service", "cold_start", "function_name", "function_arn"} | {
+    "function_memory_size",
+    "function_request_id",
+    "correlation_id",
+    "xray_trace_id",
+}
+
+
+def main() -> int:
+    """Runs until Ctrl-C."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        agents = tuple(AGENTS) if not os.environ.get("AGENT") else (os.environ["AGENT"],)
+        with Stack(StackOptions(agents=agents), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
+            _welcome(stack, console)
+            _stream_logs(stack, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Nothing is left running.")
+    except EXPECTED as error:
+        console.print(f"[bold red]✗[/] {escape(str(error))}")
+        return 1
+    return 0
+
+
+def _welcome(stack: Stack, console: Console) -> None:
+    user_id, client = sign_in(stack)
+    with client:
+        token = client.token
+    repository = publish_repository(stack, os.environ.get("REPO"))
+    console.rule("[bold]async-code is running")
+    for title, value in (
+        ("API", f"{stack.api_url}  (docs: {stack.api_url}/docs)"),
+        ("Supabase", f"{stack.supabase_url}  (publishable key: {stack.keys.supabase_publishable_key})"),
+        ("PostgreSQL", stack.dsn),
+        ("Repository", repository.url),
+        ("User", f"{DEMO_EMAIL}  (password: {stack.keys.demo_password}, id: {user_id})"),
+        ("Logs", str(stack.logs)),
+    ):
+        console.print(f"  [bold]{title:<11}[/]{escape(value)}")
+    console.print("\n[bold]Copy and paste[/]")
+    console.print(_curl_lines(stack, token, repository), markup=False)
+    console.rule("[dim]logs, Ctrl-C stops everything")
+
+
+def _curl_lines(stack: Stack, token: str, repository: Published) -> str:
+    body = {
+        "prompt": "Add a short section to the README that explains how to run the tests.",
+        "repo_url": repository.url,
+        "branch": repository.branch,
+        "github_token": "the-local-git-server-asks-for-none",
+        "model": "claude",
+    }
+    as_json = "-H 'Content-Type: application/json'"
+    auth = '-H "Authorization: Bearer $TOKEN"'
+    return "\n".join(
+        (
+            f"export TOKEN={token}",
+            f"curl -s {stack.api_url}/api/start-task {auth} {as_json} -d '{json.dumps(body)}'",
+            f"curl -s {stack.api_url}/api/tasks {auth}",
+            f"curl -s {stack.api_url}/api/task-status/1 {auth}",
+            f"curl -s '{stack.api_url}/api/tasks/1/events?after=0' {auth}",
+            f"curl -s {stack.api_url}/api/git-diff/1 {auth}",
+        )
+    )
+
+
+def _stream_logs(stack: Stack, console: Console) -> None:
+    tails = [_Tail(name, stack.logs / f"{name}.log") for name in FOLLOWED]
+    started = set(stack.processes.alive())
+    while True:
+        for tail in tails:
+            for line in tail.new_lines():
+                console.print(readable(tail.name, line))
+        for name in sorted(started - set(stack.processes.alive())):
+            console.print(f"[bold red]✗ {name} has stopped; see {stack.logs / name}.log[/]")
+            started.discard(name)
+        threading.Event().wait(LOOK_EVERY_S)
+
+
+class _Tail:
+    """New whole lines of a growing file."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._path = path
+        self._offset = 0
+
+    def new_lines(self) -> list[str]:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return whole.decode(errors="replace").splitlines() if newline else []
+
+
+def readable(source: str, line: str) -> str:
+    """A JSON log line as one line of markup for a person: time, source, event, facts. Other lines as they are."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or "message" not in entry:
+        return f"[dim]{source:<12} {escape(line)}[/]"
+    facts = "  ".join(f"{key}={_fact(value)}" for key, value in entry.items() if key not in UNSAID)
+    style = LEVEL_STYLES.get(entry.get("level", ""), "white")
+    clock = str(entry.get("timestamp", time.strftime("%H:%M:%S")))[11:19]
+    return f"[dim]{clock} {source:<12}[/] [{style}]{escape(str(entry['message']))}[/]  [dim]{escape(facts)}[/]"
+
+
+def _fact(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""How a sandbox is separated from this machine: bubblewrap where it works, else a plain process.
+
+Both lay out one directory per sandbox with the homes of `root`, `agent` and `user`, and know the command line that
+starts `sandbox_init` in it.
+
+- `Bubblewrap`, server is root: own mounts and pids, and real users. Commands of `root` keep uid 0 with the few
+  capabilities a supervisor needs (change user, own and signal other users' things), `agent` is uid 1000.
+- `Bubblewrap`, server is anybody else: own mounts and pids, but one uid (1000) for all three users.
+- `PlainProcess`: no separation at all. What runs there can do whatever the server's user can.
+
+The network is the machine's in all of them.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+INIT = Path(__file__).with_name("sandbox_init.py")
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_USER = "user"
+HOMES = {"root": "/root", "agent": "/home/agent", "user": "/home/user"}
+PYTHON = Path("/opt/python")  # inside bubblewrap
+SANDBOX_INIT = Path("/opt/sandbox_init.py")  # inside bubblewrap
+
+# What a sandbox sees of the machine's /etc: name resolution, certificates, the dynamic loader. No accounts, no keys.
+SHARED_ETC = (
+    *("alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "pki", "ssl"),
+    *("hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf"),
+    *("protocols", "resolv.conf", "services"),
+)
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL")
+PASSWD = """\
+root:x:0:0:root:/root:/bin/bash
+agent:x:1000:1000:agent:/home/agent:/bin/bash
+user:x:1001:1001:user:/home/user:/bin/bash
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+"""
+GROUP = "root:x:0:\nagent:x:1000:\nuser:x:1001:\nnogroup:x:65534:\n"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account of the sandbox. `uid` and `gid` are None where all accounts are the same one."""
+
+    home: str
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sandbox as its own processes see it: what `sandbox_init` is told when it starts."""
+
+    root: str
+    users: dict[str, User]
+    owns_pid_namespace: bool
+
+    def for_init(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class Isolation(Protocol):
+    """`folder` is always the directory of one sandbox."""
+
+    name: str
+
+    def lay_out(self, folder: Path, /) -> None:
+        """Make the sandbox's directories and files in the empty `folder`."""
+
+    def view(self, folder: Path, /) -> View: ...
+
+    def command(self, folder: Path, /) -> list[str]:
+        """The command line that runs `sandbox_init` in the sandbox; its arguments follow."""
+
+    def environment(self, folder: Path, /) -> dict[str, str]:
+        """What every command of the sandbox finds in its environment beside HOME and USER."""
+
+
+class PlainProcess:
+    """Directories and processes of the server's own user. The only choice without bubblewrap, as on macOS."""
+
+    name = "process"
+
+    def __init__(self, extra_path: Sequence[Path], scratch: Path) -> None:
+        """`scratch` is a folder that outlives the sandboxes: it holds the `python3` they find on PATH."""
+        scratch.mkdir(parents=True, exist_ok=True)
+        replace_link(scratch / "python3", real_python())
+        self._path = ":".join(map(str, [*extra_path, scratch]))
+
+    def lay_out(self, folder: Path) -> None:
+        for home, mode in (("root", 0o700), ("home/agent", 0o755), ("home/user", 0o755)):
+            (folder / home).mkdir(parents=True)
+            (folder / home).chmod(mode)
+            # bash -l reads the machine's /etc/profile first, which on Debian and macOS sets PATH anew
+            (folder / home / ".profile").write_text(f'export PATH={shlex.quote(self._path)}:"$PATH"\n')
+        (folder / "tmp").mkdir()
+
+    def view(self, folder: Path) -> View:
+        users = {name: User(f"{folder}{home}") for name, home in HOMES.items()}
+        return View(str(folder), users, owns_pid_namespace=False)
+
+    def command(self, _folder: Path) -> list[str]:
+        return [str(real_python()), "-I", "-S", str(INIT)]
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        return {
+            "PATH": f"{self._path}:{SYSTEM_PATH}",
+            "TMPDIR": str(folder / "tmp"),
+            "AGENT_USER": "",
+            "AGENT_HOME": str(folder / "home/agent"),
+            "IS_SANDBOX": "1",  # lets claude run with --dangerously-skip-permissions where the user is root
+        }
+
+
+class Bubblewrap:
+    """Own root directory, own processes; real users too when the server is root."""
+
+    name = "bubblewrap"
+
+    def __init__(self, extra_path: Sequence[Path]) -> None:
+        self._extra_path = extra_path
+        self._separate_users = os.geteuid() == 0
+
+    def lay_out(self, folder: Path) -> None:
+        for path, mode in (("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755), ("etc", 0o755)):
+            (folder / path).mkdir(parents=True)
+            (folder / path).chmod(mode)
+        for name, user in self.view(folder).users.items():
+            if name != "root":
+                (folder / "home" / name).mkdir(parents=True)
+                if user.uid is not None and user.gid is not None:
+                    os.chown(folder / "home" / name, user.uid, user.gid)
+        (folder / "etc/passwd").write_text(PASSWD)
+        (folder / "etc/group").write_text(GROUP)
+        for _, target in self._mounts:  # bubblewrap would make the way to them private to root
+            (folder / target.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+        self._put_python(folder)
+
+    def view(self, _folder: Path) -> View:
+        if not self._separate_users:
+            return View("/", {name: User(home) for name, home in HOMES.items()}, owns_pid_namespace=True)
+        uids = {"root": 0, "agent": 1000, "user": 1001}
+        users = {name: User(HOMES[name], uid, uid) for name, uid in uids.items()}
+        return View("/", users, owns_pid_namespace=True)
+
+    def command(self, folder: Path) -> list[str]:
+        argv = ["bwrap", "--bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
+        argv += ["--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108  (the sandbox's own)
+        for source, target in self._mounts:
+            argv += ["--ro-bind-try", str(source), str(target)]
+        for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+            if (link := Path("/", name)).is_symlink():
+                argv += ["--symlink", str(link.readlink()), str(link)]
+        argv += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "e2b"]
+        argv += ["--as-pid-1", "--die-with-parent", "--new-session", "--chdir", "/", "--clearenv", "--cap-drop", "ALL"]
+        if self._separate_users:
+            argv += [word for capability in CAPABILITIES for word in ("--cap-add", capability)]
+        else:
+            argv += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+        if self._python_is_bound:
+            argv += ["--setenv", "LD_LIBRARY_PATH", str(PYTHON / "lib")]
+        return [*argv, "--", str(self._python), "-I", "-S", str(SANDBOX_INIT)]
+
+    def environment(self, _folder: Path) -> dict[str, str]:
+        extra = [str(inside(path)) for path in self._extra_path]
+        return {
+            "PATH": ":".join([*extra, str(PYTHON / "bin"), SYSTEM_PATH]),
+            "AGENT_USER": "agent" if self._separate_users else "",
+            "AGENT_HOME": HOMES["agent"],
+        }
+
+    @cached_property
+    def _mounts(self) -> list[tuple[Path, Path]]:
+        """(folder or file of the machine, where the sandbox sees it), read-only."""
+        system = [Path("/", name) for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix")]
+        mounts = [(path, path) for path in system if path.is_dir() and not path.is_symlink()]
+        mounts += [(Path("/etc", name), Path("/etc", name)) for name in SHARED_ETC if Path("/etc", name).exists()]
+        mounts += [(path, inside(path)) for path in self._extra_path]
+        mounts.append((INIT, SANDBOX_INIT))
+        if self._python_is_bound:
+            mounts.append((real_python(), PYTHON / "real/python3"))
+            prefix = Path(sys.base_prefix)
+            mounts += [(path, PYTHON / path.name) for path in prefix.iterdir() if path.name not in ("bin", "real")]
+        return mounts
+
+    # The python3 of a sandbox is the one the server runs on. Under /usr it is there already. Anywhere else
+    # (pyenv, uv) its folder may be out of reach of uid 1000, so the installation is rebuilt under /opt/python from
+    # read-only mounts. There bin/python3 is a script: a shared build carries the absolute path of its libpython.
+
+    @property
+    def _python_is_bound(self) -> bool:
+        return not real_python().is_relative_to("/usr")
+
+    @property
+    def _python(self) -> Path:
+        return PYTHON / "real/python3" if self._python_is_bound else real_python()
+
+    def _put_python(self, folder: Path) -> None:
+        python3 = folder / (PYTHON / "bin/python3").relative_to("/")
+        python3.parent.mkdir(parents=True)
+        if not self._python_is_bound:
+            python3.symlink_to(real_python())
+            return
+        library, real = PYTHON / "lib", PYTHON / "real/python3"
+        python3.write_text(
+            f"#!/bin/bash\n"
+            f'LD_LIBRARY_PATH="{library}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}" exec -a "$0" {real} "$@"\n'
+        )
+        python3.chmod(0o755)
+
+
+def inside(path: Path) -> Path:
+    """Where a sandbox in bubblewrap sees a folder of the machine: at the same place, except below the private /root."""
+    return Path("/opt/host") / path.relative_to("/root") if path.is_relative_to("/root") else path
+
+
+def real_python() -> Path:
+    """The interpreter behind this virtual environment."""
+    return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def replace_link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

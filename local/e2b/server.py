@@ -1,0 +1,69 @@
+"""The local E2B server: control plane and envd on one port, for the unmodified `e2b` SDK.
+
+Point the SDK at it with E2B_API_URL and E2B_SANDBOX_URL (the same address) and E2B_API_KEY. Not with E2B_DEBUG:
+that turns kill, set_timeout and connect into no-ops.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from e2b.envd.filesystem.filesystem_connect import FilesystemASGIApplication
+from e2b.envd.process.process_connect import ProcessASGIApplication
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+from local.e2b.control_plane import EXPECTED_ERRORS, ControlPlane, on_error
+from local.e2b.envd import EnvdGuard, not_running
+from local.e2b.filesystem_service import Files, FilesystemService
+from local.e2b.process_service import ProcessService
+from local.e2b.sandboxes import Fleet, IsolationChoice, NotFound
+
+
+def create_server(
+    root: Path,
+    api_key: str,
+    extra_path: Sequence[Path] = (),
+    isolation: IsolationChoice = "auto",
+) -> Starlette:
+    """An ASGI application that keeps its sandboxes below `root`.
+
+    `extra_path` names folders of this machine that every sandbox finds first on its PATH, read-only: the agents'
+    command lines. `isolation` "auto" takes bubblewrap where it works and warns where it does not; "bubblewrap"
+    insists. Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
+    or NotADirectoryError; its shutdown kills every sandbox.
+    """
+    fleet = Fleet(root, extra_path, isolation)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await fleet.open()
+        try:
+            yield
+        finally:
+            await fleet.close()
+
+    async def health(request: Request) -> Response:
+        """envd's for a sandbox, where the header names one; else the server's own."""
+        sandbox_id = request.headers.get("e2b-sandbox-id")
+        if sandbox_id is None:
+            return PlainTextResponse("ok")
+        try:
+            await fleet.reach(sandbox_id)
+        except NotFound:
+            return not_running(sandbox_id)
+        return Response(status_code=204)
+
+    return Starlette(
+        routes=[
+            Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
+            Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
+            Route("/files", Files(fleet).serve, methods=["GET", "POST"]),
+            Route("/health", health),
+            ControlPlane(fleet).mount(api_key),
+        ],
+        exception_handlers=dict.fromkeys(EXPECTED_ERRORS, on_error),
+        lifespan=lifespan,
+    )

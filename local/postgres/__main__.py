@@ -1,0 +1,42 @@
+"""Serve PostgreSQL until SIGTERM or SIGINT: `python -m local.postgres --data-dir D --port P`."""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from local.postgres import MigrationError, Postgres, PostgresError, prepare
+
+LOOK_S = 0.2  # how soon we notice that the server ended by itself
+
+
+def main() -> int:
+    """Return 0 after an ordered stop, 1 with a sentence on stderr otherwise."""
+    arguments = _arguments()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        with Postgres(arguments.data_dir, arguments.port) as server:
+            if arguments.migrations:
+                prepare(server.dsn, arguments.migrations)
+            print(f"PostgreSQL accepts connections on 127.0.0.1:{server.port}", flush=True)
+            while not stop.wait(LOOK_S):
+                server.check()
+    except (PostgresError, MigrationError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.postgres", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="made when new, kept afterwards")
+    parser.add_argument("--port", type=int, help="of 127.0.0.1; a free one when left out")
+    parser.add_argument("--migrations", type=Path, help="folder of *.sql files to apply after the start")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

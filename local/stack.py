@@ -1,0 +1,314 @@
+"""The whole stack on one machine: real handlers, real SDKs, and an endpoint for every cloud they speak to.
+
+Only environment variables differ from the cloud. Where the caller's environment already names a cloud (SUPABASE_URL,
+E2B_API_KEY, a model key), that one is used and its local stand-in is not started.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local.agent_clis import ensure_cli
+from local.aws.queue import REGION, QueueUrls, create_queues
+from local.keys import Keys, keys_of
+from local.postgres import Postgres
+from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port, has_said
+
+MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
+
+# As template.yaml has them; a test holds the two together.
+API_TIMEOUT_S = 29
+EXECUTOR_TIMEOUT_S = 120
+REAPER_EVERY_S = 60
+
+# Where the frontend expects the backend, and where the Supabase CLI would put its own.
+PREFERRED_PORTS = {
+    "api": 8000,
+    "supabase": 54321,
+    "postgres": 54322,
+    "sqs": 9324,
+    "e2b": 8900,
+    "model": 8901,
+    "git": 8902,
+}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackOptions:
+    """`data` keeps the database and keys, `cache` the agents' programs; both survive the stack."""
+
+    data: Path = PROJECT_ROOT / ".local" / "data"
+    cache: Path = PROJECT_ROOT / ".local" / "cache"
+    agents: tuple[str, ...] = ("claude",)
+    executors: int = 4  # steps that may run at the same time
+    step_lease_s: int = 30  # shorter than in the cloud: a laptop's user does not wait for a crashed step
+    retry_visibility_s: int = 10
+    reaper_every_s: float = REAPER_EVERY_S
+    reaper_grace_s: int = 60
+    run_timeout_s: int = 3300
+    agent_idle_timeout_s: int = 900
+    isolation: str = "auto"
+    preferred_ports: Mapping[str, int] | None = None
+
+
+class Stack:
+    """Starts everything on entry and stops everything on exit, also after a crash of this process.
+
+    `api_url`, `supabase_url` and `keys` say how to speak to it; `progress` is told what is being started.
+    """
+
+    def __init__(self, options: StackOptions, progress: Progress = lambda _text: None) -> None:
+        self.options = options
+        self.logs = options.data / "logs"
+        self.keys: Keys = keys_of(options.data)
+        self._progress = progress
+        self._exit = ExitStack()
+        preferred = PREFERRED_PORTS if options.preferred_ports is None else options.preferred_ports
+        self.ports = {name: free_port(preferred.get(name, 0)) for name in PREFERRED_PORTS}
+        self.processes = ProcessGroup(self.logs)
+        self.queues = QueueUrls("", "")
+
+    @property
+    def api_url(self) -> str:
+        return self._url("api")
+
+    @property
+    def supabase_url(self) -> str:
+        return os.environ.get("SUPABASE_URL") or self._url("supabase")
+
+    @property
+    def supabase_secret_key(self) -> str:
+        return self._given("SUPABASE_SECRET_KEY", self.keys.supabase_secret_key)
+
+    @property
+    def git_url(self) -> str:
+        """Origin of the repositories below `git_root`."""
+        return self._url("git")
+
+    @property
+    def git_root(self) -> Path:
+        return self.options.data / "git"
+
+    @property
+    def sandboxes_root(self) -> Path:
+        return self.options.data / "sandboxes"
+
+    @property
+    def sqs_url(self) -> str:
+        return self._url("sqs")
+
+    @property
+    def dsn(self) -> str:
+        """The embedded database, as its superuser: for tests and for a curious person. Holds the password."""
+        return Postgres(self._postgres_data, self.ports["postgres"]).dsn
+
+    @property
+    def _postgres_data(self) -> Path:
+        return self.options.data / "postgres"
+
+    def scripted(self, agent: str) -> bool:
+        """Whether a scripted model plays the part of this agent's model, since there is no key for a real one."""
+        return not os.environ.get(MODEL_KEYS[agent])
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exit_:
+            exit_.enter_context(self.processes)
+            self._start()
+            self._exit = exit_.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
+
+    def _start(self) -> None:
+        clis = [ensure_cli(agent, self.options.cache, self._progress) for agent in self.options.agents]
+        self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server and git server")
+        together(
+            [
+                self._start_database,
+                self._start_queue,
+                lambda: self._start_e2b(clis),
+                self._start_git,
+                self._start_model,
+            ]
+        )
+        self._progress("Starting the API and the executor")
+        together([self._start_api, self._start_executor, self._start_dead_letters, self._start_reaper])
+
+    # -------------------------------------------------------------------------------------------- the clouds' stand-ins
+
+    def _start_database(self) -> None:
+        if os.environ.get("SUPABASE_URL"):
+            return
+        self._module(
+            "postgres",
+            "local.postgres",
+            ["--data-dir", str(self._postgres_data), "--migrations", "supabase/migrations"],
+            ready_text="accepts connections on",
+        )
+        self._module(
+            "supabase",
+            "local.supabase",
+            [],
+            env={
+                "DATABASE_URL": self.dsn,
+                "JWT_SECRET": self.keys.jwt_secret,
+                "SUPABASE_PUBLISHABLE_KEY": self.keys.supabase_publishable_key,
+                "SUPABASE_SECRET_KEY": self.keys.supabase_secret_key,
+            },
+        )
+
+    def _start_queue(self) -> None:
+        self._module("sqs", "local.aws", [])
+        self.queues = create_queues(self.sqs_url)
+
+    def _start_e2b(self, clis: list[Path]) -> None:
+        if os.environ.get("E2B_API_KEY"):
+            return
+        paths = [part for cli in clis for part in ("--extra-path", str(cli))]
+        self._module(
+            "e2b",
+            "local.e2b",
+            ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
+            env={"E2B_API_KEY": self.keys.e2b_api_key},
+        )
+
+    def _start_git(self) -> None:
+        self.git_root.mkdir(parents=True, exist_ok=True)
+        self._module("git", "local.git_server", ["--root", str(self.git_root)])
+
+    def _start_model(self) -> None:
+        if any(self.scripted(agent) for agent in self.options.agents):
+            self._module("model", "local.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
+
+    # ----------------------------------------------------------------------------------------------- the functions
+
+    def _start_api(self) -> None:
+        argv = ["--handler", "functions.api.handler:handler", "--timeout-s", str(API_TIMEOUT_S)]
+        self._module("api", "local.aws.http_function", argv, env=self.api_environment(), ready_timeout_s=60)
+
+    def _start_executor(self) -> None:
+        argv = [
+            *("--handler", "functions.executor.handler:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *("--queue-url", self.queues.tasks, "--endpoint-url", self.sqs_url),
+            *("--environments", str(self.options.executors)),
+            *("--retry-visibility-s", str(self.options.retry_visibility_s)),
+        ]
+        self._function("executor", "local.aws.queue_function", argv)
+
+    def _start_dead_letters(self) -> None:
+        argv = [
+            *("--handler", "functions.executor.dead_letters:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *("--queue-url", self.queues.dead_letters, "--endpoint-url", self.sqs_url),
+            *("--environments", "1", "--cold"),
+        ]
+        self._function("dead-letters", "local.aws.queue_function", argv)
+
+    def _start_reaper(self) -> None:
+        argv = [
+            *("--handler", "functions.executor.reaper:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *("--every-s", str(self.options.reaper_every_s)),
+        ]
+        self._function("reaper", "local.aws.schedule", argv)
+
+    def api_environment(self) -> dict[str, str]:
+        """What template.yaml gives the API function: no service key, no sandbox key, no model key."""
+        return self._function_environment() | {
+            "SUPABASE_PUBLISHABLE_KEY": self._given("SUPABASE_PUBLISHABLE_KEY", self.keys.supabase_publishable_key),
+            "JWT_SECRET": self._given("JWT_SECRET", self.keys.jwt_secret),
+            "TOKEN_EXCHANGE": "compat",  # the unmodified frontend sends a bare user id; refused in production
+        }
+
+    def executor_environment(self) -> dict[str, str]:
+        """What template.yaml gives the executor's functions."""
+        settings = {
+            "SUPABASE_SECRET_KEY": self.supabase_secret_key,
+            "E2B_API_KEY": self._given("E2B_API_KEY", self.keys.e2b_api_key),
+            "STEP_LEASE_S": str(self.options.step_lease_s),
+            "REAPER_GRACE_S": str(self.options.reaper_grace_s),
+            "RUN_TIMEOUT_S": str(self.options.run_timeout_s),
+            "AGENT_IDLE_TIMEOUT_S": str(self.options.agent_idle_timeout_s),
+        }
+        if not os.environ.get("E2B_API_KEY"):
+            settings |= {"E2B_API_URL": self._url("e2b"), "E2B_SANDBOX_URL": self._url("e2b")}
+        for agent, key in MODEL_KEYS.items():
+            if not self.scripted(agent):
+                settings[key] = os.environ[key]
+            elif agent in self.options.agents:
+                settings[key] = self.keys.scripted_model_key
+        if "claude" in self.options.agents and self.scripted("claude"):
+            settings["ANTHROPIC_BASE_URL"] = self._url("model")
+        if "codex" in self.options.agents and self.scripted("codex"):
+            settings["OPENAI_BASE_URL"] = f"{self._url('model')}/v1"
+        given = ("CLAUDE_MODEL", "CODEX_MODEL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "E2B_TEMPLATE")
+        chosen = {name: os.environ[name] for name in given if os.environ.get(name)}
+        return self._function_environment() | settings | chosen
+
+    def _function_environment(self) -> dict[str, str]:
+        return {
+            "ENVIRONMENT": "local",
+            "SUPABASE_URL": self.supabase_url,
+            "TASK_QUEUE_URL": self.queues.tasks,
+            "AWS_ENDPOINT_URL_SQS": self.sqs_url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "SECRETS_MASTER_KEYS": self.keys.secrets_master_keys,
+            "REPO_ORIGINS": f"https://github.com,{self.git_url}",
+        }
+
+    # ------------------------------------------------------------------------------------------------------ plumbing
+
+    def _function(self, name: str, module: str, argv: list[str]) -> None:
+        argv = [sys.executable, "-m", module, *argv]
+        self.processes.start(name, argv, env=_base_environment() | self.executor_environment())
+
+    def _module(
+        self,
+        name: str,
+        module: str,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        ready_text: str | None = None,
+        ready_timeout_s: float = 30,
+    ) -> None:
+        port = self.ports[name]
+        self.processes.start(
+            name,
+            [sys.executable, "-m", module, *argv, "--port", str(port)],
+            env={**_base_environment(), **(env or {})},
+            ready=has_said(ready_text) if ready_text else accepts_connections(port),
+            ready_timeout_s=ready_timeout_s,
+        )
+
+    def _url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    @staticmethod
+    def _given(name: str, default: str) -> str:
+        return os.environ.get(name) or default
+
+
+def _base_environment() -> dict[str, str]:
+    """What any program needs; nothing of the caller's keys and tokens."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "TERM", "SSL_CERT_FILE", "PYTHONDONTWRITEBYTECODE")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def together(starts: list[Callable[[], None]]) -> None:
+    """Run all at the same time; raises the first error after all have ended."""
+    with ThreadPoolExecutor(len(starts)) as pool:
+        for done in [pool.submit(start) for start in starts]:
+            done.result()

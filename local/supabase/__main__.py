@@ -1,0 +1,42 @@
+"""Serve the gateway until SIGTERM or SIGINT: `python -m local.supabase --port P`.
+
+Reads JWT_SECRET, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY from the environment; DATABASE_URL too, unless
+`--dsn` is given (a DSN with a password does not belong in argv, where every user of the machine can read it).
+"""
+
+import argparse
+import os
+import sys
+
+import uvicorn
+
+from local.supabase.app import create_gateway
+
+SECRETS = ("JWT_SECRET", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY")
+
+
+def main() -> int:
+    """Return 0 after an ordered stop, 2 when settings are missing."""
+    parser = argparse.ArgumentParser(prog="python -m local.supabase", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="of 127.0.0.1")
+    parser.add_argument("--dsn", default=os.environ.get("DATABASE_URL"), help="default: $DATABASE_URL")
+    parser.add_argument("--public-url", help="default: http://127.0.0.1:PORT")
+    arguments = parser.parse_args()
+    missing = [name for name in SECRETS if not os.environ.get(name)]
+    if not arguments.dsn:
+        missing.append("DATABASE_URL")
+    if missing:
+        parser.error(f"missing in the environment: {', '.join(missing)}")
+    gateway = create_gateway(
+        arguments.dsn,
+        jwt_secret=os.environ["JWT_SECRET"],
+        publishable_key=os.environ["SUPABASE_PUBLISHABLE_KEY"],
+        secret_key=os.environ["SUPABASE_SECRET_KEY"],
+        public_url=arguments.public_url or f"http://127.0.0.1:{arguments.port}",
+    )
+    uvicorn.run(gateway, host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

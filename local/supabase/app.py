@@ -1,0 +1,46 @@
+"""The HTTP gateway: PostgREST's and GoTrue's paths on one port, as a Supabase project URL has them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from local.supabase.auth import AuthRoutes
+from local.supabase.database import Database
+from local.supabase.rest import RestRoutes
+from local.supabase.tokens import Keys
+
+PREFLIGHT_S = 3600
+EXPOSED_HEADERS = ("Content-Range", "X-Total-Count", "X-Supabase-Api-Version", "Link")
+
+
+def create_gateway(dsn: str, jwt_secret: str, publishable_key: str, secret_key: str, public_url: str) -> Starlette:
+    """The local stand-in for a Supabase project, on the PostgreSQL database at `dsn`.
+
+    `dsn` must be a superuser's, of a database that `local.postgres.prepare` has made ready: each request
+    switches to its caller's role. `public_url` is where clients reach the gateway; it becomes the issuer
+    of the tokens, which are signed with `jwt_secret` (HS256). The two keys are compared as they stand.
+    """
+    database = Database(dsn)
+    keys = Keys(jwt_secret, publishable_key, secret_key)
+
+    @asynccontextmanager
+    async def connected(_app: Starlette) -> AsyncIterator[None]:
+        await database.open()
+        try:
+            yield
+        finally:
+            await database.close()
+
+    any_page = Middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+        max_age=PREFLIGHT_S,
+    )
+    routes = [*RestRoutes(database, keys).routes(), *AuthRoutes(database, keys, public_url).routes()]
+    return Starlette(routes=routes, middleware=[any_page], lifespan=connected)

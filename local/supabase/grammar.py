@@ -1,0 +1,457 @@
+"""The query language of PostgREST: URL parameters in, a `Query` value out. Pure; knows no database.
+
+Built: select with `*`, aliases, casts, JSON paths and embedded tables (`!inner` and hints too); the filters
+of OPERATORS, `not.`, and()/or(); order, limit, offset; all of them also on an embedded table (`tasks.limit`).
+Not built, and refused as such: spreads (`...table`), aggregates, full-text and range operators.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+BARE_NAME_ENDS = ',:()!"'
+COMPARISONS = frozenset(
+    {"eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch"}
+    | {"is", "isdistinct", "in", "cs", "cd", "ov"}
+)
+IS_VALUES = frozenset({"null", "not_null", "true", "false", "unknown"})
+LOGIC = {"and": False, "or": True}
+
+
+class GrammarError(Exception):
+    """The URL does not follow the grammar; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column, or what a JSON path leads to: `name->1->>key` has the steps 1 and "key"."""
+
+    name: str
+    steps: tuple[str | int, ...] = ()
+    as_text: bool = False  # the last arrow was `->>`
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One output column. The name `*` means all columns."""
+
+    column: Column
+    alias: str | None = None
+    cast: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`column operator value`; the value of `in` is a tuple."""
+
+    column: Column
+    operator: str
+    value: str | tuple[str, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several filters joined by `or` (any_of) or `and`."""
+
+    any_of: bool
+    parts: tuple["Condition | Group", ...]
+    negated: bool = False
+
+
+Filter = Condition | Group
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    column: Column
+    descending: bool = False
+    nulls_first: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """A related table inside each row. `hint` names the foreign key when several would do."""
+
+    target: str
+    query: "Query"
+    alias: str | None = None
+    hint: str | None = None
+    inner: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.alias or self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to read of one table."""
+
+    fields: tuple[Field, ...] = (Field(Column("*")),)
+    embeds: tuple[Embed, ...] = ()
+    where: tuple[Filter, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """The `Prefer` header, as far as we honour it."""
+
+    returning: str = "minimal"
+    count: bool = False
+    resolution: str | None = None
+
+
+def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
+    """Read the parameters of one request (`columns`, `on_conflict` and function arguments left out before).
+
+    Raises GrammarError.
+    """
+    remaining = [_addressed(key, value) for key, value in parameters]
+    select = next((value for path, key, value in remaining if not path and key == "select"), "")
+    query, used = _with_parameters(parse_select(select or "*"), (), remaining)
+    for path, key, _ in remaining:
+        if path not in used:
+            raise GrammarError(f"'{'.'.join(path)}' of '{key}' is not an embedded resource in this request")
+    return query
+
+
+def parse_select(text: str) -> Query:
+    """`id,owner:users(name),data->>kind` as a Query without filters."""
+    cursor = _Cursor(text)
+    query = _select_list(cursor)
+    cursor.expect_end()
+    return query
+
+
+def parse_prefer(headers: Sequence[str]) -> Preferences:
+    """Unknown preferences are ignored, as the HTTP standard wants it."""
+    pairs = [token.strip().partition("=") for header in headers for token in header.split(",")]
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    return Preferences(
+        returning=values.get("return", "minimal"),
+        count=values.get("count") in {"exact", "planned", "estimated"},
+        resolution=values.get("resolution"),
+    )
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """A list of column names: `"a","b"` or `a,b`."""
+    cursor = _Cursor(text)
+    names = [cursor.name()]
+    while cursor.take(","):
+        names.append(cursor.name())
+    cursor.expect_end()
+    return tuple(names)
+
+
+def parse_column(text: str) -> Column:
+    cursor = _Cursor(text)
+    column = _column(cursor, ends=BARE_NAME_ENDS)
+    cursor.expect_end()
+    return column
+
+
+def parse_condition(column: str, text: str) -> Condition:
+    """One filter parameter: `status` and `not.in.(a,b)`. Outside of lists the value is taken as it stands."""
+    operator, negated, operand = _operator(text)
+    value: str | tuple[str, ...] = operand
+    if operator == "in":
+        cursor = _Cursor(operand)
+        value = _value_list(cursor)
+        cursor.expect_end()
+    return _checked(Condition(parse_column(column), operator, value, negated))
+
+
+def parse_group(name: str, text: str, *, negated: bool = False) -> Group:
+    """`or` and `(a.eq.1,and(b.gt.2,c.is.null))`."""
+    cursor = _Cursor(text)
+    group = Group(LOGIC[name], _group_parts(cursor), negated)
+    cursor.expect_end()
+    return group
+
+
+def parse_order(text: str) -> tuple[Order, ...]:
+    """`created_at.desc.nullslast,id`."""
+    return tuple(_order_term(term) for term in text.split(",") if term)
+
+
+_Parameter = tuple[tuple[str, ...], str, str]
+_NOT_FILTERS = frozenset({"select", "order", "limit", "offset"})
+
+
+def _addressed(key: str, value: str) -> _Parameter:
+    """Split `tasks.order` into the path of the embedded table and the parameter's own name."""
+    head, arrow, tail = key.partition("->")
+    *path, name = _split_outside_quotes(head, ".")
+    if path and path[-1] == "not" and name in LOGIC:
+        path, name = path[:-1], f"not.{name}"
+    return tuple(_unquoted(part) for part in path), name + arrow + tail, value
+
+
+def _with_parameters(
+    query: Query, path: tuple[str, ...], parameters: Sequence[_Parameter]
+) -> tuple[Query, set[tuple[str, ...]]]:
+    """Give the query, and each embedded query, the parameters addressed to it; also returns the paths met."""
+    own = [(key, value) for at, key, value in parameters if at == path]
+    used = {path}
+    embeds = []
+    for embed in query.embeds:
+        inner, met = _with_parameters(embed.query, (*path, embed.key), parameters)
+        embeds.append(replace(embed, query=inner))
+        used |= met
+    single = dict(own)
+    completed = replace(
+        query,
+        embeds=tuple(embeds),
+        where=tuple(_filter(key, value) for key, value in own if key not in _NOT_FILTERS),
+        order=parse_order(single.get("order", "")),
+        limit=_whole_number(single["limit"], "limit") if "limit" in single else None,
+        offset=_whole_number(single.get("offset", "0"), "offset"),
+    )
+    return completed, used
+
+
+def _filter(key: str, value: str) -> Filter:
+    name = key.removeprefix("not.")
+    if name in LOGIC:
+        return parse_group(name, value, negated=name != key)
+    return parse_condition(key, value)
+
+
+def _whole_number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise GrammarError(f"{name} must be a whole number, not '{text}'")
+    return int(text)
+
+
+def _order_term(text: str) -> Order:
+    column, *modifiers = _split_outside_quotes(text, ".")
+    order = Order(parse_column(column))
+    for modifier in modifiers:
+        match modifier:
+            case "asc" | "desc":
+                order = replace(order, descending=modifier == "desc")
+            case "nullsfirst" | "nullslast":
+                order = replace(order, nulls_first=modifier == "nullsfirst")
+            case _:
+                raise GrammarError(f"unknown order '{modifier}' in '{text}'")
+    return order
+
+
+def _select_list(cursor: "_Cursor") -> Query:
+    fields: list[Field] = []
+    embeds: list[Embed] = []
+    while not cursor.at_end() and not cursor.sees(")"):
+        item = _select_item(cursor)
+        if isinstance(item, Embed):
+            embeds.append(item)
+        else:
+            fields.append(item)
+        if not cursor.take(","):
+            break
+    return Query(fields=tuple(fields), embeds=tuple(embeds))
+
+
+def _select_item(cursor: "_Cursor") -> Field | Embed:
+    if cursor.sees("..."):
+        raise GrammarError("spreading an embedded resource (...) is not supported by the local stack")
+    alias = None
+    name = cursor.name()
+    if cursor.sees(":") and not cursor.sees("::"):
+        cursor.take(":")
+        alias, name = name, cursor.name()
+    if cursor.sees("!") or cursor.sees("("):
+        return _embed(cursor, alias, name)
+    column = _with_steps(cursor, name)
+    cast = cursor.name() if cursor.take("::") else None
+    return Field(column, alias, cast)
+
+
+def _embed(cursor: "_Cursor", alias: str | None, target: str) -> Embed:
+    hints = []
+    while cursor.take("!"):
+        hints.append(cursor.name())
+    cursor.expect("(")
+    query = _select_list(cursor)
+    cursor.expect(")")
+    if not query.fields and not query.embeds:
+        raise GrammarError(f"'{target}()' selects nothing; aggregates are not supported by the local stack")
+    hint = next((hint for hint in hints if hint not in {"inner", "left"}), None)
+    return Embed(target, query, alias, hint, inner="inner" in hints)
+
+
+def _column(cursor: "_Cursor", ends: str) -> Column:
+    return _with_steps(cursor, cursor.name(ends))
+
+
+def _with_steps(cursor: "_Cursor", name: str) -> Column:
+    steps: list[str | int] = []
+    as_text = False
+    while cursor.sees("->"):
+        as_text = cursor.take("->>")
+        if not as_text:
+            cursor.take("->")
+        step = cursor.name(BARE_NAME_ENDS + ".")
+        steps.append(int(step) if step.removeprefix("-").isdecimal() else step)
+    return Column(name, tuple(steps), as_text)
+
+
+def _group_parts(cursor: "_Cursor") -> tuple[Filter, ...]:
+    cursor.expect("(")
+    parts = [_group_part(cursor)]
+    while cursor.take(","):
+        parts.append(_group_part(cursor))
+    cursor.expect(")")
+    return tuple(parts)
+
+
+def _group_part(cursor: "_Cursor") -> Filter:
+    cursor.skip_spaces()
+    for prefix in ("", "not."):
+        for name, any_of in LOGIC.items():
+            if cursor.sees(f"{prefix}{name}("):
+                cursor.take(prefix + name)
+                return Group(any_of, _group_parts(cursor), negated=bool(prefix))
+    column = _column(cursor, ends=BARE_NAME_ENDS + ".")
+    cursor.expect(".")
+    operator, negated, _ = _operator(cursor.rest())
+    cursor.take("not.")
+    cursor.expect(operator + ".")
+    value = _value_list(cursor) if operator == "in" else _group_value(cursor)
+    return _checked(Condition(column, operator, value, negated))
+
+
+def _operator(text: str) -> tuple[str, bool, str]:
+    """`not.eq.5` as ("eq", True, "5")."""
+    positive = text.removeprefix("not.")
+    operator, dot, operand = positive.partition(".")
+    if not dot or operator not in COMPARISONS:
+        raise GrammarError(f"failed to parse filter ({text}): unknown or unsupported operator")
+    return operator, positive != text, operand
+
+
+def _checked(condition: Condition) -> Condition:
+    if condition.operator == "is" and str(condition.value).lower() not in IS_VALUES:
+        raise GrammarError(f"is.{condition.value}: expected one of {', '.join(sorted(IS_VALUES))}")
+    return condition
+
+
+def _value_list(cursor: "_Cursor") -> tuple[str, ...]:
+    cursor.expect("(")
+    values = []
+    while not cursor.sees(")"):
+        values.append(cursor.quoted() if cursor.sees('"') else cursor.until(",)"))
+        if not cursor.take(","):
+            break
+    cursor.expect(")")
+    return tuple(values)
+
+
+def _group_value(cursor: "_Cursor") -> str:
+    """A value inside and()/or(): quoted, a `{...}` literal (array or JSON), or up to the next `,` or `)`."""
+    if cursor.sees('"'):
+        return cursor.quoted()
+    if cursor.sees("{"):
+        return cursor.balanced("{", "}")
+    return cursor.until(",)")
+
+
+def _split_outside_quotes(text: str, separator: str) -> list[str]:
+    parts, start, quoted = [], 0, False
+    for at, character in enumerate(text):
+        if character == '"':
+            quoted = not quoted
+        elif character == separator and not quoted:
+            parts.append(text[start:at])
+            start = at + 1
+    return [*parts, text[start:]]
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A place in the text."""
+
+    text: str
+    at: int = field(default=0)
+
+    def at_end(self) -> bool:
+        return self.at >= len(self.text)
+
+    def rest(self) -> str:
+        return self.text[self.at :]
+
+    def sees(self, token: str) -> bool:
+        return self.text.startswith(token, self.at)
+
+    def take(self, token: str) -> bool:
+        found = self.sees(token)
+        if found:
+            self.at += len(token)
+        return found
+
+    def expect(self, token: str) -> None:
+        if not self.take(token):
+            raise self._error(f"expected '{token}'")
+
+    def expect_end(self) -> None:
+        if not self.at_end():
+            raise self._error("unexpected text")
+
+    def skip_spaces(self) -> None:
+        while self.take(" "):
+            continue
+
+    def name(self, ends: str = BARE_NAME_ENDS) -> str:
+        """A quoted name, or a bare one up to a character of `ends` or an arrow."""
+        self.skip_spaces()
+        if self.sees('"'):
+            return self.quoted()
+        start = self.at
+        while not self.at_end() and self.text[self.at] not in ends and not self.sees("->"):
+            self.at += 1
+        name = self.text[start : self.at].strip()
+        if not name:
+            raise self._error("expected a name")
+        return name
+
+    def quoted(self) -> str:
+        """The text between double quotes, in which a backslash makes the next character plain."""
+        self.expect('"')
+        characters = []
+        while not self.sees('"'):
+            self.take("\\")
+            if self.at_end():
+                raise self._error('expected a closing "')
+            characters.append(self.text[self.at])
+            self.at += 1
+        self.expect('"')
+        return "".join(characters)
+
+    def until(self, ends: str) -> str:
+        start = self.at
+        while not self.at_end() and self.text[self.at] not in ends:
+            self.at += 1
+        return self.text[start : self.at]
+
+    def balanced(self, opening: str, closing: str) -> str:
+        """From an opening bracket to the closing one that belongs to it, quoted brackets not counted."""
+        start, depth = self.at, 0
+        while not self.at_end():
+            if self.sees('"'):
+                self.quoted()
+                continue
+            depth += self.sees(opening) - self.sees(closing)
+            self.at += 1
+            if depth == 0:
+                return self.text[start : self.at]
+        raise self._error(f"expected '{closing}'")
+
+    def _error(self, problem: str) -> GrammarError:
+        return GrammarError(f"failed to parse ({self.text}): {problem} at character {self.at + 1}")

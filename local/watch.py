@@ -1,0 +1,106 @@
+"""Shows a task while it runs: a progress line of its phases, and below it what the agent says and does."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from local.client import Client
+
+PHASES = ("queued", "provisioning", "cloning", "setup", "agent", "collecting", "done")
+ENDED = {"completed", "failed", "cancelled"}
+LOOK_EVERY_S = 0.5
+DIFF_LINES = 200  # of a diff on a screen; the whole of it is in the database
+
+Json = dict[str, Any]
+
+
+def follow(client: Client, task_id: int, console: Console, *, timeout_s: float) -> Json:
+    """Print the task's events as they come and return the row once it has ended. Raises TimeoutError."""
+    progress = _Progress()
+    give_up_at = time.monotonic() + timeout_s
+    last = 0
+    with Live(progress, console=console, refresh_per_second=8, transient=True):
+        while True:
+            # The status first: what was logged before the end is then surely in the next read.
+            status = client.status(task_id)
+            for event in client.events(task_id, after=last):
+                last = event["seq"]
+                progress.take(event)
+                for line in describe(event):
+                    console.print(line)
+            if status in ENDED:
+                return client.task(task_id)
+            if time.monotonic() > give_up_at:
+                raise TimeoutError(f"Task {task_id} has not ended after {timeout_s:.0f} seconds.")
+            time.sleep(LOOK_EVERY_S)
+
+
+class _Progress:
+    """One line: what is done, what is under way, and for how long."""
+
+    def __init__(self) -> None:
+        self._phase = PHASES[0]
+        self._began = time.monotonic()
+        self._spinner = Spinner("dots", style="cyan")
+
+    def take(self, event: Json) -> None:
+        if event["kind"] == "phase":
+            self._phase = event["payload"]["phase"]
+
+    def __rich__(self) -> RenderableType:
+        at = PHASES.index(self._phase)
+        line = Text()
+        for index, phase in enumerate(PHASES[:-1]):
+            style = "green" if index < at else "bold cyan" if index == at else "dim"
+            line.append("✓ " if index < at else "● " if index == at else "· ", style)
+            line.append(f"{phase}  ", style)
+        line.append(f"{time.monotonic() - self._began:.0f} s", "dim")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(self._spinner, line)
+        return Group(grid)
+
+
+def describe(event: Json) -> Iterator[str]:
+    """Lines of markup for one event; none for those that say nothing to a person."""
+    payload = event["payload"]
+    match event["kind"]:
+        case "phase" if payload["phase"] != "queued":
+            yield f"[cyan]● {payload['phase']}[/]"
+        case "cloned":
+            yield f"  [dim]{escape(payload['branch'])} at {payload['commit'][:12]}[/]"
+        case "session":
+            model = f", model {payload['model']}" if payload.get("model") else ""
+            version = f" {payload['cli_version']}" if payload.get("cli_version") else ""
+            yield f"  [dim]agent program{escape(version)}{escape(model)}[/]"
+        case "agent_message":
+            yield f"  [white]{escape(payload['text'].strip())}[/]"
+        case "tool_use":
+            yield f"  [yellow]{escape(payload['title'])}[/]"
+        case "tool_result" if not payload["ok"]:
+            yield f"  [red]{escape(_first_line(payload['output']))}[/]"
+        case "setup_output":
+            yield f"  [dim]{escape(payload['text'].rstrip())}[/]"
+        case "warning":
+            yield f"  [bold yellow]![/] {escape(payload['text'])}"
+        case "error":
+            yield f"  [bold red]✗[/] {escape(payload['text'])}"
+
+
+def show_diff(diff: str, console: Console) -> None:
+    """The diff in colour, cut to a screenful or two."""
+    lines = diff.splitlines()
+    console.print(Syntax("\n".join(lines[:DIFF_LINES]), "diff", theme="ansi_dark", background_color="default"))
+    if len(lines) > DIFF_LINES:
+        console.print(f"[dim]… {len(lines) - DIFF_LINES} more lines[/]")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:200] if text.strip() else "failed"

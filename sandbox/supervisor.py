@@ -1,0 +1,744 @@
+"""Runs one detached job and tells what became of it.
+
+A job is one folder, readable by root only. The executor writes `job.json` (see `Job`) into it and calls
+
+    supervisor.py start JOB_DIR [--wait-s W]    start it, once; then like `look`
+    supervisor.py look  JOB_DIR [--offset N] [--max-bytes M] [--wait-s W]
+    supervisor.py stop  JOB_DIR                 end it and everything it started; then like `look`
+
+Each prints one line of JSON (see `look`) and exits 0; bad usage is exit 2 and a sentence on stderr.
+Every call may be repeated: the folder `state` is the lock, so a job starts at most once.
+
+What stands in the job's folder:
+
+    job.json, stdin and secret files    written by the executor
+    stdout, stderr                      output of the job; it holds open files, it cannot open them itself
+    state/                              the lock; made by the first `start`
+        supervisor.json, child.json     who runs: pid, birth, time
+        heartbeat                       touched every 5 s
+        stop                            there as soon as somebody asked for the end
+        exit.json                       how it ended, written once all its processes are gone
+        log                             what the supervisor itself had to say
+
+Standard library only, Python 3.9 or newer, Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import ctypes
+import json
+import os
+import pwd
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+HEARTBEAT_S = 5.0
+CHECK_S = 0.25  # how often the limits are checked; the end of the child itself wakes the supervisor at once
+START_PATIENCE_S = 10.0  # a lock older than this without a supervisor is a start that died
+STOP_PATIENCE_S = 15.0  # what `stop` waits beyond the job's own grace; more than a start may take
+DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answer of envd
+STDERR_TAIL_BYTES = 4096
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it could not start
+
+PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36  # linux/prctl.h
+LINUX = sys.platform.startswith("linux")
+
+# What a job inherits: where programs, temporary files and the trusted certificates are. Nothing else.
+INHERITED = ("PATH", "TMPDIR", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "GIT_SSL_CAINFO")
+# Root's own jobs (clone, collect) must know for whom they work.
+INHERITED_BY_ROOT = ("AGENT_USER", "AGENT_HOME")
+MARKER = "SANDBOX_JOB"  # names the job in its processes' environment: how orphans are found again
+
+
+class UsageError(Exception):
+    """The caller asked for something that cannot be done; the text says what."""
+
+
+# --- who runs the job ---------------------------------------------------------------------------------
+
+
+class Account(NamedTuple):
+    """Whom a job runs as. `uid` None means: as whoever we are."""
+
+    name: str
+    home: Path
+    uid: int | None = None
+    gid: int = 0
+
+
+def own_account() -> Account:
+    """The user we are. In a container it may have no name."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    return Account(name, Path.home())
+
+
+def agent_account() -> Account:
+    """The unprivileged user AGENT_USER (default `agent`) with home AGENT_HOME.
+
+    Ourselves, when we cannot switch: not root, AGENT_USER set but empty, or no such user by default.
+    Raises UsageError when AGENT_USER names a user that does not exist.
+    """
+    wanted = os.environ.get("AGENT_USER")
+    home = os.environ.get("AGENT_HOME")
+    if os.getuid() == 0 and wanted != "":
+        try:
+            entry = pwd.getpwnam(wanted or "agent")
+        except KeyError:
+            if wanted:
+                raise UsageError(f"AGENT_USER names the user {wanted}, which does not exist.") from None
+        else:
+            return Account(entry.pw_name, Path(home or entry.pw_dir), entry.pw_uid, entry.pw_gid)
+    me = own_account()
+    return me._replace(home=Path(home)) if home else me
+
+
+# --- the job ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `job.json` says. `env` includes the secrets once the job was taken by `start`."""
+
+    argv: list[str]
+    cwd: str  # absolute, or relative to the home of the user
+    user: str  # "agent" or "root"
+    env: dict[str, str]
+    secret_env_file: str | None  # JSON object in the job's folder; deleted before the job runs
+    stdin: str | None  # a file in the job's folder; None is /dev/null
+    timeout_s: float
+    idle_timeout_s: float | None  # without output for so long
+    max_output_bytes: int  # stdout and stderr together
+    stop_grace_s: float  # between SIGTERM and SIGKILL
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """The job of this folder. Raises UsageError."""
+        raw = _read_object(folder / "job.json")
+        fields: dict[str, Any] = {name: raw.get(name) for name in cls.__dataclass_fields__}
+        job = cls(**fields)
+        for problem in job._problems():
+            raise UsageError(f"job.json: {problem}.")
+        return job
+
+    def _problems(self) -> Iterator[str]:
+        if not (isinstance(self.argv, list) and self.argv and all(isinstance(a, str) for a in self.argv)):
+            yield "argv must be a list of texts, the program first"
+        if not isinstance(self.cwd, str) or self.user not in ("agent", "root"):
+            yield 'cwd must be a path and user "agent" or "root"'
+        if not _is_env(self.env):
+            yield "env must be an object of texts"
+        for name in filter(None, (self.secret_env_file, self.stdin)):
+            if not isinstance(name, str) or "/" in name:
+                yield "secret_env_file and stdin must be names of files in the job's folder"
+        for limit in (self.timeout_s, self.max_output_bytes, self.stop_grace_s, self.idle_timeout_s or 0):
+            if not isinstance(limit, (int, float)) or limit < 0:
+                yield "timeout_s, idle_timeout_s, max_output_bytes and stop_grace_s must be numbers"
+
+    def account(self) -> Account:
+        return agent_account() if self.user == "agent" else own_account()
+
+    def environment(self, account: Account, folder: Path, secrets: dict[str, str]) -> dict[str, str]:
+        """The whole environment of the job: nothing of ours leaks into it by accident."""
+        inherited = INHERITED if self.user == "agent" else INHERITED + INHERITED_BY_ROOT
+        return {
+            "PATH": os.defpath,
+            **{name: os.environ[name] for name in inherited if name in os.environ},
+            "HOME": str(account.home),
+            "USER": account.name,
+            "LOGNAME": account.name,
+            "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
+            "LANG": "C.UTF-8",
+            "IS_SANDBOX": "1",  # Claude Code runs as root only where it is told so
+            MARKER: str(folder),
+            **self.env,
+            **secrets,
+        }
+
+
+def _is_env(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path.name}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"{path.name} is not JSON.") from None  # never its text: it may be a secret
+    if not isinstance(value, dict):
+        raise UsageError(f"{path.name} must be an object.")
+    return value
+
+
+def take_secrets(job: Job, folder: Path) -> dict[str, str]:
+    """The secret part of the environment; its file is gone afterwards. Raises UsageError."""
+    if job.secret_env_file is None:
+        return {}
+    path = folder / job.secret_env_file
+    try:
+        secrets = _read_object(path)
+    finally:
+        path.unlink(missing_ok=True)
+    if not _is_env(secrets):
+        raise UsageError(f"{path.name} must be an object of texts.")
+    return secrets
+
+
+# --- processes ----------------------------------------------------------------------------------------
+
+
+class Process(NamedTuple):
+    """One line of the process table; `session` is 0 where the system does not tell."""
+
+    pid: int
+    ppid: int
+    pgid: int
+    session: int
+    state: str
+
+
+def processes() -> list[Process]:
+    """Every living process (zombies have ended)."""
+    found = _from_proc() if LINUX else _from_ps()
+    return [process for process in found if not process.state.startswith(("Z", "X"))]
+
+
+def _from_proc() -> Iterator[Process]:
+    for pid in _pids():
+        if stat := _stat(pid):
+            yield Process(pid, int(stat[1]), int(stat[2]), int(stat[3]), stat[0])
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from `state` on; the name before it may hold anything, even `)`."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return line.rpartition(")")[2].split()
+
+
+def _from_ps() -> Iterator[Process]:
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,pgid=,state="], stdout=subprocess.PIPE, text=True) as ps:
+        table, _ = ps.communicate(timeout=30)
+    for line in table.splitlines():
+        pid, ppid, pgid, state = line.split()[:4]
+        if int(pid) != ps.pid:  # our own child, but not of the job
+            yield Process(int(pid), int(ppid), int(pgid), 0, state)
+
+
+def birth(pid: int) -> str | None:
+    """A text that no later process with the same number can have; None when `pid` has ended."""
+    if LINUX:
+        stat = _stat(pid)
+        if stat is None or stat[0] in "ZX":
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {stat[19]}"  # starttime, in ticks since boot: proc(5) field 22
+    shown = subprocess.run(
+        ["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=30, check=False
+    ).stdout.strip()
+    return None if not shown or shown.startswith("Z") else shown.split(None, 1)[1]
+
+
+def is_alive(who: dict[str, Any] | None) -> bool:
+    """Whether the process of a supervisor.json or child.json still runs."""
+    return who is not None and who["birth"] is not None and birth(who["pid"]) == who["birth"]
+
+
+def with_descendants(seeds: set[int], table: list[Process]) -> set[int]:
+    """`seeds` and everything that descends from them."""
+    children: dict[int, list[int]] = {}
+    for process in table:
+        children.setdefault(process.ppid, []).append(process.pid)
+    found, todo = set(seeds), list(seeds)
+    while todo:
+        new = [pid for pid in children.get(todo.pop(), []) if pid not in found]
+        found.update(new)
+        todo.extend(new)
+    return found
+
+
+def send(signal_number: int, pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended meanwhile
+            os.kill(pid, signal_number)
+
+
+def marked(folder: Path) -> set[int]:
+    """Processes whose environment names the job: found even when nobody of their family is left."""
+    if not LINUX:
+        return set()
+    needle = os.fsencode(f"{MARKER}={folder}")
+    found = set()
+    for pid in _pids():
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
+    return found
+
+
+def prctl(option: int, value: int) -> None:
+    """Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+# --- the job's folder ---------------------------------------------------------------------------------
+
+
+class Folder:
+    """Paths and records of one job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.state = self.path / "state"
+        self.stdout = self.path / "stdout"
+        self.stderr = self.path / "stderr"
+        self.heartbeat = self.state / "heartbeat"
+        self.stop = self.state / "stop"
+        self.exit = self.state / "exit.json"
+
+    def lock(self) -> bool:
+        """True for the one caller who may start the job. Raises UsageError without a folder."""
+        try:
+            self.state.mkdir(mode=0o700)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error.strerror}") from None
+        return True
+
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Write state/`name` whole and durable, or not at all."""
+        temporary = self.state / f"{name}.{os.getpid()}.tmp"
+        with open(temporary, "w", encoding="utf-8", opener=_private) as file:
+            json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.state / name)
+        handle = os.open(self.state, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads((self.state / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return record
+
+    def write_who(self, name: str, pid: int) -> None:
+        self.write(name, {"pid": pid, "birth": birth(pid), "at": time.time()})
+
+    def write_exit(self, ended_by: str, exit_code: int | None) -> None:
+        child = self.read("child.json")
+        record = {"exit_code": exit_code, "ended_by": ended_by, "started_at": child and child["at"]}
+        self.write("exit.json", {**record, "ended_at": time.time()})
+
+    def output_sizes(self) -> tuple[int, int]:
+        return _size(self.stdout), _size(self.stderr)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since `path` was written; None when it is not there."""
+    try:
+        return round(max(0.0, time.time() - path.stat().st_mtime), 3)
+    except FileNotFoundError:
+        return None
+
+
+# --- start: the daemon --------------------------------------------------------------------------------
+
+
+def start(folder: Folder) -> None:
+    """Start the job unless it was started before. Returns as soon as it runs. Raises UsageError."""
+    if not folder.lock():
+        return
+    try:
+        job = Job.read(folder.path)
+        account = job.account()
+        environment = job.environment(account, folder.path, take_secrets(job, folder.path))
+    except UsageError:
+        with contextlib.suppress(OSError):  # somebody asked for the end meanwhile: then the lock stays
+            folder.state.rmdir()
+        raise
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(reader)
+        _become_daemon(folder, writer, job, account, environment)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    select.select([reader], [], [], START_PATIENCE_S)  # closed by the daemon when the child runs
+    os.close(reader)
+
+
+def _become_daemon(folder: Folder, started: int, job: Job, account: Account, environment: dict[str, str]) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _only_own_files(folder.state / "log", keep=started)
+            os.chdir("/")
+            os.umask(0o077)
+            Supervisor(folder, job).run(account, environment, started)
+        code = 0
+    except BaseException:  # noqa: BLE001 - the last line of a process of its own: into its log, and out
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def _only_own_files(log: Path, keep: int) -> None:
+    """Close whatever we inherited, so that nobody waits for us and nothing leaks into the job."""
+    for fd in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        if fd > 2 and fd != keep:
+            with contextlib.suppress(OSError):  # the one that listed the folder
+                os.close(fd)
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for fd, source in ((0, null), (1, null), (2, errors)):
+        os.dup2(source, fd)
+    os.close(null)
+    os.close(errors)
+
+
+class Supervisor:
+    """The daemon: starts the child, watches its limits, ends everything, records how it ended."""
+
+    def __init__(self, folder: Folder, job: Job) -> None:
+        self.folder = folder
+        self.job = job
+        self.child = 0
+        self.status: int | None = None  # of the child, once it has ended
+        self.asked_to_stop = False
+        self.beat_at = -HEARTBEAT_S
+        self.wake, wake_writer = os.pipe()
+        for fd in (self.wake, wake_writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to be woken
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self.asked_to_stop = True
+
+    def run(self, account: Account, environment: dict[str, str], started: int) -> None:
+        if LINUX:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever leaves the process group still comes back to us
+        self.folder.write_who("supervisor.json", os.getpid())
+        if self.folder.stop.exists():
+            self.folder.write_exit("stop", None)
+            return
+        self.child = spawn(self.job, self.folder, account, environment)
+        self.folder.write_who("child.json", self.child)
+        os.close(started)
+        reason = self.watch()
+        self.end_all()
+        self.folder.write_exit(*self.verdict(reason))
+
+    def watch(self) -> str | None:
+        """Wait for the end of the child; else why it has to be ended."""
+        began = last_output = time.monotonic()  # not the wall clock: it jumps when a sandbox is paused
+        bytes_seen = 0
+        while self.status is None:
+            now = time.monotonic()
+            total = sum(self.folder.output_sizes())
+            if total != bytes_seen:
+                bytes_seen, last_output = total, now
+            if self.asked_to_stop or self.folder.stop.exists():
+                return "stop"
+            if total > self.job.max_output_bytes:
+                return "output_limit"
+            if now - began > self.job.timeout_s:
+                return "timeout"
+            if self.job.idle_timeout_s is not None and now - last_output > self.job.idle_timeout_s:
+                return "idle"
+            self.nap(CHECK_S)
+        return None
+
+    def end_all(self) -> None:
+        """End whatever is left of the job: a polite signal, the grace, then for certain."""
+        send(signal.SIGTERM, self.family())
+        deadline = time.monotonic() + self.job.stop_grace_s
+        while self.family() and time.monotonic() < deadline:
+            self.nap(0.05)
+        while family := self.family():  # nobody survives this; who forks meanwhile is in the next round
+            send(signal.SIGKILL, family)
+            self.nap(0.05)
+        self.reap()
+
+    def verdict(self, reason: str | None) -> tuple[str, int]:
+        """How the job ended and its exit code, 128 + n for signal n as in a shell."""
+        status = 0 if self.status is None else self.status
+        if os.WIFSIGNALED(status):
+            return reason or "signal", 128 + os.WTERMSIG(status)
+        return reason or "exit", os.WEXITSTATUS(status)
+
+    def family(self) -> set[int]:
+        table = processes()
+        group = {process.pid for process in table if process.pgid == self.child}
+        living = {process.pid for process in table}
+        return (with_descendants({os.getpid(), *group}, table) & living) - {os.getpid()}
+
+    def nap(self, seconds: float) -> None:
+        """Sleep, shorter when a child ends or a signal comes; the heart goes on beating."""
+        if time.monotonic() - self.beat_at >= HEARTBEAT_S:
+            self.folder.heartbeat.touch()
+            self.beat_at = time.monotonic()
+        select.select([self.wake], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake, 512)
+        self.reap()
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # nobody left
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.child:
+                    self.status = status
+
+
+def spawn(job: Job, folder: Folder, account: Account, environment: dict[str, str]) -> int:
+    """Start the job's program in a session of its own; its pid. What fails is told on its stderr."""
+    source = os.open(folder.path / job.stdin if job.stdin else os.devnull, os.O_RDONLY)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    outputs = [os.open(path, flags, 0o600) for path in (folder.stdout, folder.stderr)]
+    pid = os.fork()
+    if pid == 0:
+        _exec(job, account, environment, [source, *outputs])
+    for fd in (source, *outputs):
+        os.close(fd)
+    return pid
+
+
+def _exec(job: Job, account: Account, environment: dict[str, str], files: list[int]) -> NoReturn:
+    code = NOT_EXECUTABLE
+    try:
+        for target, fd in enumerate(files):
+            os.dup2(fd, target)  # everything above 2 closes itself on exec: Python opens it so
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores some, a shell may have ignored others
+        os.setsid()
+        with contextlib.suppress(OSError):  # Linux: when memory runs out, the job has to go, not its supervisor
+            Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+        if account.uid is not None:
+            os.setgroups(os.getgrouplist(account.name, account.gid))
+            os.setgid(account.gid)
+            os.setuid(account.uid)
+            if LINUX:
+                prctl(PR_SET_NO_NEW_PRIVS, 1)  # sudo and other setuid programs lose their power
+        os.umask(0o022)
+        os.chdir(account.home / job.cwd)
+        os.execvpe(job.argv[0], job.argv, environment)  # noqa: S606 - no shell is the point
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            code = NOT_FOUND
+        why = error.strerror if isinstance(error, OSError) else error
+        os.write(2, f"Cannot run {job.argv[0]} in {job.cwd or 'home'}: {why}\n".encode(errors="replace"))
+    finally:
+        os._exit(code)
+
+
+# --- look ---------------------------------------------------------------------------------------------
+
+
+def look(folder: Folder, offset: int, max_bytes: int) -> dict[str, Any]:
+    """What is known of the job, and its stdout from `offset` on.
+
+    `state` is absent (never started), starting, running, ended, or crashed (its supervisor died: `stop` tidies
+    up). `ended_by` is exit, signal, timeout, idle, output_limit or stop. `output_bytes` counts stdout, `offset`
+    is what to ask for next; `chunk` is base64, whole lines unless the job is over or one line fills it.
+    """
+    state, record = _state(folder)  # before the output, so that an ended job's output is complete
+    is_over = state in ("ended", "crashed")
+    chunk = _chunk(folder.stdout, offset, max_bytes, is_over)
+    ages = [age for age in map(_age, (folder.stdout, folder.stderr)) if age is not None]
+    return {
+        "state": state,
+        "exit_code": record.get("exit_code"),
+        "ended_by": record.get("ended_by"),
+        "started_at": record.get("started_at"),
+        "ended_at": record.get("ended_at"),
+        "heartbeat_age_s": _age(folder.heartbeat),
+        "idle_s": min(ages, default=None),
+        "output_bytes": _size(folder.stdout),
+        "offset": offset + len(chunk),
+        "chunk": base64.b64encode(chunk).decode("ascii"),
+        "stderr_tail": _tail(folder.stderr),
+    }
+
+
+def _state(folder: Folder) -> tuple[str, dict[str, Any]]:
+    if not folder.state.is_dir():
+        return "absent", {}
+    supervisor = folder.read("supervisor.json")
+    alive = is_alive(supervisor)
+    if record := folder.read("exit.json"):  # after the question above: it may end in between
+        return "ended", record
+    child = folder.read("child.json")
+    record = {"started_at": child["at"]} if child else {}
+    if alive:
+        return ("running" if child else "starting"), record
+    if supervisor is None and (_age(folder.state) or 0) <= START_PATIENCE_S:
+        return "starting", record
+    return "crashed", record
+
+
+def _chunk(path: Path, offset: int, max_bytes: int, is_over: bool) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(max_bytes)
+    except FileNotFoundError:
+        return b""
+    is_full = len(data) == max_bytes
+    whole_lines = data[: data.rfind(b"\n") + 1]
+    if is_over and not is_full:
+        return data
+    return whole_lines or (data if is_full else b"")
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, _size(path) - STDERR_TAIL_BYTES))
+            return file.read(STDERR_TAIL_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def wait_for_end(folder: Folder, seconds: float) -> None:
+    """Return when the job is over, at the latest after `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = 0.02
+    while time.monotonic() < deadline and not folder.exit.exists():
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 1.5, 0.25)
+        if _state(folder)[0] in ("absent", "crashed"):
+            return
+
+
+# --- stop ---------------------------------------------------------------------------------------------
+
+
+def stop(folder: Folder) -> None:
+    """End the job and everything it started; one that never ran can never start. Raises UsageError."""
+    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lock():
+        _discard_secrets(folder)
+        folder.write_exit("stop", None)
+        return
+    if folder.exit.exists():
+        return
+    folder.stop.touch(mode=0o600)
+    supervisor = folder.read("supervisor.json")
+    if supervisor and is_alive(supervisor):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(supervisor["pid"], signal.SIGTERM)  # only to be quicker than its next check
+    wait_for_end(folder, _grace(folder) + STOP_PATIENCE_S)
+    if _state(folder)[0] == "crashed":
+        _end_orphans(folder)
+        _discard_secrets(folder)
+        folder.write_exit("stop", None)
+
+
+def _grace(folder: Folder) -> float:
+    try:
+        return Job.read(folder.path).stop_grace_s
+    except UsageError:
+        return 0.0
+
+
+def _discard_secrets(folder: Folder) -> None:
+    """A job that never ran has not taken its secrets."""
+    with contextlib.suppress(UsageError):
+        take_secrets(Job.read(folder.path), folder.path)
+
+
+def _end_orphans(folder: Folder) -> None:
+    """Do the killing of a supervisor that died."""
+    send(signal.SIGTERM, _orphans(folder))
+    deadline = time.monotonic() + _grace(folder)
+    while _orphans(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    deadline = time.monotonic() + STOP_PATIENCE_S
+    while (left := _orphans(folder)) and time.monotonic() < deadline:
+        send(signal.SIGKILL, left)
+        time.sleep(0.05)
+
+
+def _orphans(folder: Folder) -> set[int]:
+    """Whatever still runs of the job: by the mark in its environment, by session or group, by descent."""
+    table = processes()
+    seeds = marked(folder.path)
+    child = folder.read("child.json")
+    if child and birth(child["pid"]) in (None, child["birth"]):  # else the number belongs to a stranger now
+        seeds |= {p.pid for p in table if child["pid"] in (p.pgid, p.session)}
+    return with_descendants(seeds, table) & {process.pid for process in table}
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="supervisor.py", description="Runs one detached job.")
+    parser.add_argument("command", choices=("start", "look", "stop"))
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--offset", type=int, default=0, help="of stdout, in bytes")
+    parser.add_argument("--max-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="of stdout to show")
+    parser.add_argument("--wait-s", type=float, default=0.0, help="wait so long for the end of the job")
+    options = parser.parse_args(arguments)
+    if options.offset < 0 or options.max_bytes < 1:
+        parser.error("--offset must not be negative and --max-bytes at least 1.")
+    folder = Folder(options.job_dir)
+    try:
+        if options.command == "start":
+            start(folder)
+        elif options.command == "stop":
+            stop(folder)
+        wait_for_end(folder, options.wait_s)
+        answer = look(folder, options.offset, options.max_bytes)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
