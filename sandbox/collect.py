@@ -52,7 +52,7 @@ PATHS_PER_FILE_LIMIT = 10  # so many more paths than contents are listed: a path
 COMPARE_BYTES = 1 << 16
 NEVER_TEXT_BYTES = 20 << 20
 
-GITLINK = "160000"
+GITLINK, NOTHING = "160000", "000000"  # modes
 STATUS = {"A": "added", "M": "modified", "D": "deleted", "R": "renamed", "T": "type_changed"}
 
 SETTINGS = {
@@ -74,7 +74,6 @@ SETTINGS = {
     "core.bigFileThreshold": str(NEVER_TEXT_BYTES),
     # written for a few seconds only
     "core.fsync": "none",
-    "advice.addEmbeddedRepo": "false",
 }
 
 
@@ -320,7 +319,7 @@ class Snapshot:
         self.git.run("update-index", "-z", "--index-info", stdin=b"".join(line + b"\0" for line in lines))
 
     def _add_all(self) -> None:
-        add = ("add", "--all", "--ignore-errors")
+        add = ("add", "--all", "--ignore-errors", "--no-warn-embedded-repo")
         answer = self.git.ask(*add, in_work_tree=True, codes=(0, 1, 128))
         if answer.code == 128:
             # one file that is not in the encoding `.gitattributes` promises stops git altogether
@@ -585,7 +584,8 @@ def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
     entries = raw_diff(git.run("diff-tree", "-r", "--raw", "-z", "-M", "--full-index", *trees))
     diff, diff_is_cut = human_diff(git, trees, spec.limits.diff_bytes)
     new_commit = commit(git, spec, tree) if entries else None
-    ids = {one for entry in entries for one in (entry.old_id, entry.id)} - {"0" * len(tree)}
+    sides = {side for e in entries for side in ((e.old_mode, e.old_id), (e.mode, e.id))}
+    ids = {one for mode, one in sides if mode not in (GITLINK, NOTHING)}
     patch: str | None = ""
     no_patch = None
     with Contents(git, ids) as contents:

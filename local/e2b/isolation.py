@@ -180,7 +180,7 @@ class Bubblewrap:
         system = [Path("/", name) for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix")]
         mounts = [(path, path) for path in system if path.is_dir() and not path.is_symlink()]
         mounts += [(Path("/etc", name), Path("/etc", name)) for name in SHARED_ETC if Path("/etc", name).exists()]
-        mounts += [(path, inside(path)) for path in self._extra_path]
+        mounts += [(path, inside(path)) for path in map(installation, self._extra_path)]
         mounts.append((INIT, SANDBOX_INIT))
         if self._python_is_bound:
             mounts.append((real_python(), PYTHON / "real/python3"))
@@ -212,6 +212,11 @@ class Bubblewrap:
             f'LD_LIBRARY_PATH="{library}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}" exec -a "$0" {real} "$@"\n'
         )
         python3.chmod(0o755)
+
+
+def installation(path: Path) -> Path:
+    """What a folder of programs needs to be of use: of `prefix/bin`, where links lead to their parts, all of `prefix`."""
+    return path.parent if path.name == "bin" else path
 
 
 def inside(path: Path) -> Path:

@@ -184,7 +184,12 @@ CHANGES = {
     "UTF-16 text": {"utf16.txt": "hallo\n".encode("utf-16")},
     "a NUL far behind": {"late.txt": b"text\n" * 4000 + b"\0\n", "a.txt": "1\n"},
     "names that are not ASCII": {"grüße.txt": "hallo Welt\n", "日本/語.txt": "x\n"},
-    "names with spaces, tabs and newlines": {"a b.txt": "x\n", "tab\t.txt": "x\n", "new\nline.txt": "x\n", " x ": "y\n"},
+    "names with spaces, tabs and newlines": {
+        "a b.txt": "x\n",
+        "tab\t.txt": "x\n",
+        "new\nline.txt": "x\n",
+        " x ": "y\n",
+    },
     "names like options and patches": {"-rf": "x\n", "--": "x\n", "a/b/a": "x\n", "dev/null": "x\n"},
     "names that differ by case": {"A.txt": "upper\n", "a.txt": None, "Keep.txt": "x\n"},
     "the longest name": {"n" * 255: "x\n"},
@@ -244,7 +249,11 @@ def test_the_diff_is_for_people_and_the_files_hold_both_sides(make_run):
     assert (files["moved.txt"]["status"], files["moved.txt"]["previous_path"]) == ("renamed", "dir/b.txt")
     assert (files["run.sh"]["previous_mode"], files["run.sh"]["mode"]) == ("100755", "100644")
     assert files["keep.txt"]["mode"] == "100755"
-    assert (files["grüße.txt"]["status"], files["grüße.txt"]["mode"], files["grüße.txt"]["size"]) == ("deleted", None, 0)
+    assert (files["grüße.txt"]["status"], files["grüße.txt"]["mode"], files["grüße.txt"]["size"]) == (
+        "deleted",
+        None,
+        0,
+    )
     assert (files["picture.bin"]["encoding"], files["picture.bin"]["after"]) == ("base64", "AAE=")
     assert base64.b64decode(files["latin1.txt"]["before"]) == LATIN1
     assert "-two\n+2\n" in result["diff"]
@@ -254,10 +263,15 @@ def test_the_diff_is_for_people_and_the_files_hold_both_sides(make_run):
     assert "a/grüße.txt" in result["diff"]
     assert (result["additions"], result["deletions"]) == (2, 2)
     assert result["patch"].startswith(f"From {result['commit']} ")
-    assert "From: Ada <ada@example.com>\nDate: Tue, 14 Nov 2023 22:13:20 +0000\nSubject: [PATCH] AI: do it\n" in result["patch"]
+    assert (
+        "From: Ada <ada@example.com>\nDate: Tue, 14 Nov 2023 22:13:20 +0000\nSubject: [PATCH] AI: do it\n"
+        in result["patch"]
+    )
 
 
-@pytest.mark.parametrize("message", ["", "one\n\ndiff --git a/x b/x\n--- a/x\n+++ b/x\n---\n", "ü\0\x01\ud800 tail", "x" * 300])
+@pytest.mark.parametrize(
+    "message", ["", "one\n\ndiff --git a/x b/x\n--- a/x\n+++ b/x\n---\n", "ü\0\x01\ud800 tail", "x" * 300]
+)
 def test_any_commit_message_leaves_the_patch_whole(make_run, message):
     run = make_run()
     put(run.work, {"a.txt": "1\n"})
@@ -434,7 +448,10 @@ def test_nothing_planted_at_the_root_runs(make_run, trap):
     run = make_run()
     trap.arm(run.work / ".git")
     put(run.work, {".gitattributes": ATTRIBUTES, "a.txt": "changed\n", "new.txt": "x\n"})
-    put(run.work, {"GIT_DIR": "x\n", "GIT_INDEX_FILE": "x\n", "config": "x\n", "HEAD": "ref: x\n", "hooks/pre-commit": "x\n"})
+    put(
+        run.work,
+        {"GIT_DIR": "x\n", "GIT_INDEX_FILE": "x\n", "config": "x\n", "HEAD": "ref: x\n", "hooks/pre-commit": "x\n"},
+    )
     (run.home / ".gitconfig").write_text(f"[core]\n\tfsmonitor = {trap.program}\n")
     (run.home / ".config" / "git").mkdir(parents=True)
     shutil.copy(run.home / ".gitconfig", run.home / ".config" / "git" / "config")
@@ -499,7 +516,10 @@ def test_a_file_in_the_way_of_a_submodule_is_kept(make_run):
 
     result = run.result()
 
-    assert sorted((file["path"], file["status"]) for file in result["files"]) == [("libs", "added"), ("libs/other", "deleted")]
+    assert sorted((file["path"], file["status"]) for file in result["files"]) == [
+        ("libs", "added"),
+        ("libs/other", "deleted"),
+    ]
 
 
 def test_a_planted_git_folder_hides_no_change_of_the_files_beside_it(make_run, trap):
@@ -575,7 +595,10 @@ def test_unreadable_files_are_read_by_root(make_run):
 
     result = run.result()
 
-    assert [(file["path"], file["mode"]) for file in result["files"]] == [("a.txt", "100644"), ("dir/new.txt", "100644")]
+    assert [(file["path"], file["mode"]) for file in result["files"]] == [
+        ("a.txt", "100644"),
+        ("dir/new.txt", "100644"),
+    ]
 
 
 def test_a_git_folder_in_disguise_is_left_out_with_a_warning(make_run):
@@ -592,7 +615,10 @@ def test_a_git_folder_in_disguise_is_left_out_with_a_warning(make_run):
 def test_attributes_that_are_links_or_rubbish_are_no_obstacle(make_run):
     run = make_run()
     put(run.work, {".gitattributes": Path("/etc/passwd"), ".gitignore": Path("/etc/passwd"), "a.txt": "2\n"})
-    put(run.work, {"d/.gitattributes": b"\xff\0" * 9999, "e/.gitattributes": "[attr]" + "x" * 5000 + " y\n", "e/f": "f\n"})
+    put(
+        run.work,
+        {"d/.gitattributes": b"\xff\0" * 9999, "e/.gitattributes": "[attr]" + "x" * 5000 + " y\n", "e/f": "f\n"},
+    )
 
     result = run.result()
 
@@ -606,7 +632,15 @@ def test_attributes_that_are_links_or_rubbish_are_no_obstacle(make_run):
 def test_files_nobody_touched_are_no_change_even_where_the_base_breaks_its_own_attributes(make_run):
     run = make_run({"a.txt": "1\r\n2\n", "b.txt": "b\r\n", "c.txt": "c\n"})
     put(run.origin, {".gitattributes": "a.txt text eol=crlf\n*.txt text\n"})
-    git(run.origin, "update-index", "--add", "--cacheinfo", "100644," + git(run.origin, "hash-object", "-w", "--stdin", input=b"a.txt text eol=crlf\nb.txt text\n") + ",.gitattributes")
+    git(
+        run.origin,
+        "update-index",
+        "--add",
+        "--cacheinfo",
+        "100644,"
+        + git(run.origin, "hash-object", "-w", "--stdin", input=b"a.txt text eol=crlf\nb.txt text\n")
+        + ",.gitattributes",
+    )
     git(run.origin, "commit", "-q", "-m", "attributes")
     run.base = git(run.origin, "rev-parse", "HEAD")
     shutil.rmtree(run.work)
@@ -619,7 +653,9 @@ def test_files_nobody_touched_are_no_change_even_where_the_base_breaks_its_own_a
     result = run.result()
 
     assert {file["path"]: file["mode"] for file in result["files"]} == {"b.txt": "100755", "c.txt": "100644"}
-    assert git(run.origin, "rev-parse", "HEAD:b.txt") in git(run.origin, "hash-object", "--stdin", input=result["files"][0]["after"].encode())
+    assert git(run.origin, "rev-parse", "HEAD:b.txt") in git(
+        run.origin, "hash-object", "--stdin", input=result["files"][0]["after"].encode()
+    )
 
 
 def test_a_file_that_is_not_in_the_promised_encoding_is_collected_as_it_is(make_run):

@@ -1,0 +1,523 @@
+"""supervisor.py with real processes: one detached job in one folder, started once, ended for certain."""
+
+import base64
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "sandbox" / "supervisor.py"
+IS_ROOT = os.getuid() == 0
+WAIT_S = "20"
+JOB = {
+    "argv": ["true"],
+    "cwd": "",
+    "user": "agent",
+    "env": {},
+    "secret_env_file": None,
+    "stdin": None,
+    "timeout_s": 60,
+    "idle_timeout_s": None,
+    "max_output_bytes": 10_000_000,
+    "stop_grace_s": 5,
+}
+
+
+class Job:
+    """A job's folder and the three commands."""
+
+    def __init__(self, folder, home, **environment):
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "AGENT_USER": "",
+            "AGENT_HOME": str(home),
+            "HOME": str(home),
+            **environment,
+        }
+
+    def write(self, *argv, **changes):
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / "job.json").write_text(json.dumps({**JOB, "argv": argv, **changes}))
+        return self
+
+    def call(self, command, *options, cwd="/"):
+        return subprocess.run(
+            [sys.executable, PROGRAM, command, self.folder, *options],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def ask(self, command, *options):
+        done = self.call(command, *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("\n") == 1
+        answer = json.loads(done.stdout)
+        answer["text"] = base64.b64decode(answer.pop("chunk")).decode()
+        return answer
+
+    def start(self, *options):
+        return self.ask("start", *options)
+
+    def run(self):
+        """Start it and wait for its end."""
+        answer = self.start("--wait-s", WAIT_S)
+        assert answer["state"] == "ended", answer
+        return answer
+
+    def look(self, *options):
+        return self.ask("look", *options)
+
+    def stop(self):
+        return self.ask("stop")
+
+    def supervisor(self):
+        return json.loads((self.folder / "state" / "supervisor.json").read_text())["pid"]
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def job(tmp_path, home):
+    job = Job(tmp_path / "job", home)
+    yield job
+    if job.folder.exists():
+        job.stop()
+
+
+def until(condition, within_s=20):
+    """Wait until `condition()` holds; what it returned."""
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+    return found
+
+
+def number_in(path):
+    return until(lambda: path.exists() and path.read_text().strip() and int(path.read_text()))
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+# --- start and look ---------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_to_its_end_and_leaves_output_and_exit_code(job):
+    answer = job.write("sh", "-c", "echo out; echo err >&2; exit 3").run()
+
+    assert (answer["exit_code"], answer["ended_by"]) == (3, "exit")
+    assert (answer["text"], answer["stderr_tail"]) == ("out\n", "err\n")
+    assert (answer["output_bytes"], answer["offset"]) == (4, 4)
+    assert answer["started_at"] <= answer["ended_at"]
+    assert answer["heartbeat_age_s"] >= 0
+    assert answer["idle_s"] >= 0
+
+
+def test_starting_returns_while_the_job_runs_and_a_second_start_changes_nothing(job, home):
+    job.write("sh", "-c", "echo $$ >> pids; sleep 60")
+    first = job.start()
+    number_in(home / "pids")
+    second = job.start()
+
+    assert (first["state"], second["state"]) == ("running", "running")
+    assert first["started_at"] == second["started_at"]
+    assert len((home / "pids").read_text().split()) == 1
+
+
+def test_many_starts_at_once_start_it_once(job, home):
+    job.write("sh", "-c", "echo $$ >> pids")
+    command = [sys.executable, PROGRAM, "start", job.folder, "--wait-s", WAIT_S]
+    starts = [subprocess.Popen(command, env=job.environment, stdout=subprocess.PIPE) for _ in range(6)]
+
+    assert {json.loads(start.communicate(timeout=60)[0])["state"] for start in starts} == {"ended"}
+    assert len((home / "pids").read_text().split()) == 1
+
+
+def test_a_job_nobody_started_is_absent(job):
+    assert job.look()["state"] == "absent"
+    assert job.write("true").look()["state"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes", "code"),
+    [
+        (["no-such-program"], {}, 127),
+        (["/etc/passwd"], {}, 126),
+        (["true"], {"cwd": "no/such/folder"}, 127),
+    ],
+)
+def test_what_cannot_be_run_ends_like_in_a_shell_and_says_why(job, argv, changes, code):
+    answer = job.write(*argv, **changes).run()
+
+    assert (answer["exit_code"], answer["ended_by"]) == (code, "exit")
+    assert argv[0] in answer["stderr_tail"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"argv": []},
+        {"argv": "true"},
+        {"user": "somebody"},
+        {"env": {"A": 1}},
+        {"timeout_s": None},
+        {"stop_grace_s": -1},
+        {"stdin": "../secret"},
+        {"stdin": "missing-is-fine-until-start", "secret_env_file": "missing"},
+    ],
+)
+def test_a_job_that_makes_no_sense_is_refused_and_not_locked(job, changes):
+    job.write("true", **changes)
+    done = job.call("start")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip()
+    assert job.look()["state"] == "absent"
+
+
+def test_bad_usage_is_exit_2(job):
+    assert job.call("dance").returncode == 2
+    assert job.write("true").call("look", "--offset", "-1").returncode == 2
+    assert job.call("look", "--max-bytes", "0").returncode == 2
+    (job.folder / "job.json").write_text("{")
+    assert job.call("start").stderr == "job.json is not JSON.\n"
+
+
+def test_it_works_from_any_folder_and_with_a_relative_path(job):
+    job.write("pwd")
+    done = subprocess.run(
+        [sys.executable, PROGRAM, "start", "job", "--wait-s", WAIT_S],
+        cwd=job.folder.parent,
+        env=job.environment,
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert json.loads(done.stdout)["state"] == "ended"
+    assert job.look()["text"].strip() == job.environment["AGENT_HOME"]
+
+
+def test_output_is_read_from_an_offset_in_whole_lines(job, home):
+    job.write("sh", "-c", "printf 'one\\ntwo\\nthr'; until test -e go; do sleep 0.05; done; printf 'ee\\nend'")
+    job.start()
+    until(lambda: job.look()["output_bytes"] == 11)
+
+    first = job.look()
+    assert (first["text"], first["offset"], first["output_bytes"]) == ("one\ntwo\n", 8, 11)
+    assert job.look("--offset", "8")["text"] == ""
+    assert job.look("--max-bytes", "6")["text"] == "one\n"
+    assert job.look("--max-bytes", "2")["text"] == "on"
+    (home / "go").touch()
+
+    last = job.look("--offset", "8", "--wait-s", WAIT_S)
+    assert (last["state"], last["text"], last["offset"]) == ("ended", "three\nend", 17)
+    assert job.look("--max-bytes", "5")["text"] == "one\n"
+    assert job.look("--offset", "99")["offset"] == 99
+
+
+def test_a_look_waits_for_the_end_and_no_longer(job, home):
+    job.write("sh", "-c", "until test -e go; do sleep 0.05; done")
+    job.start()
+
+    assert job.look("--wait-s", "0.2")["state"] == "running"
+    (home / "go").touch()
+    assert job.look("--wait-s", WAIT_S)["state"] == "ended"
+
+
+# --- what the job gets ------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_clean_and_files_are_closed(job, home):
+    job.environment["AWS_SECRET_ACCESS_KEY"] = "ours"  # noqa: S105
+    job.environment["SSL_CERT_FILE"] = "/ca.pem"
+    job.write(
+        sys.executable,
+        "-c",
+        "import os,json;print(json.dumps([dict(os.environ),os.listdir('/dev/fd')]))",
+        env={"A": "b"},
+    )
+
+    environment, files = json.loads(job.run()["text"])
+
+    assert environment.pop("USER") == environment.pop("LOGNAME")
+    assert environment.pop("SHELL").startswith("/bin/")
+    environment.pop("LC_CTYPE", None)  # Python's own
+    assert environment == {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "IS_SANDBOX": "1",
+        "SSL_CERT_FILE": "/ca.pem",
+        "SANDBOX_JOB": str(job.folder),
+        "A": "b",
+    }
+    assert set(files) <= {"0", "1", "2", "3"}  # 3 lists the folder
+
+
+def test_roots_own_jobs_know_for_whom_they_work(job, home):
+    answer = job.write("sh", "-c", 'echo "[$AGENT_USER] $AGENT_HOME"; pwd', user="root", cwd="/").run()
+
+    assert answer["text"] == f"[] {home}\n/\n"
+
+
+def test_secrets_reach_the_job_and_nothing_else(job, home):
+    job.write("sh", "-c", "echo $KEY; ls $SANDBOX_JOB; until test -e go; do sleep 0.05; done", secret_env_file="secret")
+    (job.folder / "secret").write_text('{"KEY": "s3cret-value"}')
+    (job.folder / "secret").chmod(0o600)
+    answer = job.start()
+    assert not (job.folder / "secret").exists()
+    (home / "go").touch()
+    answer = job.look("--wait-s", WAIT_S)
+
+    assert answer["text"].split() == ["s3cret-value", "job.json", "state", "stderr", "stdout"]
+    kept = [path for path in job.folder.rglob("*") if path.is_file() and path.name != "stdout"]
+    assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+def test_a_broken_secret_file_is_removed_and_never_shown(job):
+    job.write("true", secret_env_file="secret")
+    (job.folder / "secret").write_text('{"KEY": "s3cret-value"')
+    done = job.call("start")
+
+    assert (done.returncode, done.stderr) == (2, "secret is not JSON.\n")
+    assert not (job.folder / "secret").exists()
+
+
+def test_stdin_is_a_file_of_the_job_or_empty(job, tmp_path, home):
+    job.write("cat", stdin="prompt.txt")
+    (job.folder / "prompt.txt").write_text("do 'it' $(now)\n")
+    assert job.run()["text"] == "do 'it' $(now)\n"
+
+    other = Job(tmp_path / "other", home)
+    assert other.write("cat").run()["text"] == ""
+
+
+def test_programs_find_the_usual_umask_and_signals(job):
+    script = "umask; trap - PIPE; yes | head -n 1; kill -TERM $$"
+    answer = job.write("bash", "-c", script).run()
+
+    assert (answer["text"], answer["exit_code"], answer["ended_by"]) == ("0022\ny\n", 128 + signal.SIGTERM, "signal")
+
+
+# --- how it ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "reason"),
+    [
+        ("while :; do echo x; sleep 0.1; done", {"timeout_s": 1}, "timeout"),
+        ("echo x; sleep 60", {"idle_timeout_s": 1}, "idle"),
+        ("yes", {"max_output_bytes": 10_000}, "output_limit"),
+        ("yes >&2", {"max_output_bytes": 10_000}, "output_limit"),
+    ],
+)
+def test_a_job_over_its_limit_is_ended_with_the_reason(job, script, limits, reason):
+    answer = job.write("bash", "-c", script, **limits).run()
+
+    assert (answer["ended_by"], answer["exit_code"]) == (reason, 128 + signal.SIGTERM)
+
+
+def test_stop_is_polite_first_and_may_be_repeated(job):
+    job.write("bash", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
+    job.start()
+    until(lambda: job.look()["output_bytes"])
+
+    answer = job.stop()
+
+    assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "stop", 7)
+    assert answer["text"] == "ready\nbye\n"
+    again = job.stop()
+    assert {key: again[key] for key in ("state", "ended_by", "ended_at")} == {
+        key: answer[key] for key in ("state", "ended_by", "ended_at")
+    }
+
+
+def test_stop_ends_for_certain_what_does_not_listen(job):
+    job.write("bash", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done", stop_grace_s=0.2)
+    job.start()
+    until(lambda: job.look()["output_bytes"])
+
+    answer = job.stop()
+
+    assert (answer["ended_by"], answer["exit_code"]) == ("stop", 128 + signal.SIGKILL)
+
+
+ESCAPE = (
+    "import os,sys,time\n"
+    "if os.fork(): sys.exit()\n"
+    "os.setsid()\n"
+    "if os.fork(): os._exit(0)\n"
+    "open('escaped','w').write(str(os.getpid()))\n"
+    "time.sleep(120)\n"
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere only the process group is ended")
+@pytest.mark.parametrize("main_part", ["exit 0", "sleep 120"])
+def test_whoever_escapes_from_the_process_group_is_ended_before_the_job_counts_as_ended(job, home, main_part):
+    (home / "escape.py").write_text(ESCAPE)
+    job.write("sh", "-c", f"{sys.executable} escape.py; {main_part}", stop_grace_s=1)
+    job.start()
+    escaped = number_in(home / "escaped")
+
+    answer = job.stop() if main_part != "exit 0" else job.look("--wait-s", WAIT_S)
+
+    assert answer["state"] == "ended"
+    assert is_gone(escaped)
+
+
+def test_what_runs_in_the_background_ends_with_the_job(job, home):
+    answer = job.write("sh", "-c", "sleep 120 & echo $! > background; exit 5", stop_grace_s=1).run()
+
+    assert (answer["exit_code"], answer["ended_by"]) == (5, "exit")
+    assert is_gone(number_in(home / "background"))
+
+
+def test_a_stopped_job_that_never_started_can_never_start(job, home):
+    job.write("touch", "ran", secret_env_file="secret")
+    (job.folder / "secret").write_text('{"KEY": "s3cret-value"}')
+
+    assert job.stop()["ended_by"] == "stop"
+    assert job.start("--wait-s", "0.3")["state"] == "ended"
+    assert not (home / "ran").exists()
+    assert not (job.folder / "secret").exists()
+
+
+def test_a_job_stopped_before_anybody_wrote_it_can_never_start(job):
+    answer = job.stop()
+
+    assert (answer["state"], answer["exit_code"], answer["started_at"]) == ("ended", None, None)
+    assert job.write("true").start()["ended_by"] == "stop"
+
+
+# --- when the supervisor dies -----------------------------------------------------------------------------
+
+
+def test_a_dead_supervisor_is_a_crash_and_stop_tidies_up(job, home):
+    (home / "escape.py").write_text(ESCAPE)
+    job.write("sh", "-c", f"{sys.executable} escape.py; echo $$ > main; sleep 120", stop_grace_s=1)
+    job.start()
+    main, escaped = number_in(home / "main"), number_in(home / "escaped")
+    os.kill(job.supervisor(), signal.SIGKILL)
+    until(lambda: job.look()["state"] == "crashed")
+    assert not is_gone(main)
+
+    answer = job.stop()
+
+    assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "stop", None)
+    assert is_gone(main)
+    assert is_gone(escaped)
+
+
+def test_another_process_with_the_number_of_the_supervisor_fools_nobody(job):
+    job.write("sleep", "120", stop_grace_s=1)
+    job.start()
+    dead = job.supervisor()
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: is_gone(dead))
+    record = job.folder / "state" / "supervisor.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "pid": os.getpid()}))
+
+    assert job.look()["state"] == "crashed"
+    assert job.stop()["state"] == "ended"
+
+
+def test_a_start_that_died_early_is_a_crash_after_ten_seconds(job):
+    job.write("true")
+    state = job.folder / "state"
+    state.mkdir()
+    assert job.look()["state"] == "starting"
+
+    long_ago = time.time() - 11
+    os.utime(state, (long_ago, long_ago))
+
+    assert job.look()["state"] == "crashed"
+    assert job.look("--wait-s", WAIT_S)["state"] == "crashed"
+
+
+def test_a_terminated_supervisor_ends_its_job(job, home):
+    job.write("sh", "-c", "echo $$ > main; sleep 120", stop_grace_s=1)
+    job.start()
+    main = number_in(home / "main")
+    os.kill(job.supervisor(), signal.SIGTERM)
+
+    assert job.look("--wait-s", WAIT_S)["ended_by"] == "stop"
+    assert is_gone(main)
+
+
+# --- as another user --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else")
+class TestAsAnotherUser:
+    @pytest.fixture
+    def job(self, tmp_path):
+        """`nobody` is the agent, at home in a folder it may write to."""
+        home = Path("/tmp") / f"supervisor-{os.getpid()}-{tmp_path.name}"  # noqa: S108 - must be reachable for it
+        home.mkdir(mode=0o755)
+        nobody = pwd.getpwnam("nobody")
+        os.chown(home, nobody.pw_uid, nobody.pw_gid)
+        job = Job(tmp_path / "job", home, AGENT_USER="nobody")
+        yield job
+        if job.folder.exists():
+            job.stop()
+        subprocess.run(["rm", "-rf", home], check=True)
+
+    def test_the_agent_has_no_powers(self, job):
+        script = "id -un; id -Gn; grep -E 'NoNewPrivs|CapEff|CapPrm' /proc/self/status; echo $HOME $USER; touch mine"
+        answer = job.write("sh", "-c", script).run()
+
+        name, groups, *status, mine = answer["text"].splitlines()
+        assert name == "nobody"
+        assert "root" not in groups.split()
+        assert [line.split()[1].strip("0") for line in status] == ["", "", "1"]
+        assert mine == f"{job.environment['AGENT_HOME']} nobody"
+        assert (Path(job.environment["AGENT_HOME"]) / "mine").owner() == "nobody"
+
+    def test_the_agent_cannot_touch_the_state(self, job):
+        state = job.folder / "state" / "exit.json"
+        script = f"echo '{{}}' > {state}; echo > /proc/self/fd/1; kill -9 $PPID; cat {job.folder}/job.json; echo end"
+        answer = job.write("sh", "-c", script).run()
+
+        assert (answer["text"], answer["ended_by"], answer["exit_code"]) == ("end\n", "exit", 0)
+        for path in (job.folder / "stdout", job.folder / "stderr", state):
+            assert (path.owner(), path.stat().st_mode & 0o777) == ("root", 0o600)
+
+    def test_stop_ends_the_agents_processes(self, job):
+        job.write("sh", "-c", "echo $$ > main; (setsid sleep 120 & echo $! > background); sleep 120", stop_grace_s=1)
+        job.start()
+        home = Path(job.environment["AGENT_HOME"])
+        pids = [number_in(home / "main"), number_in(home / "background")]
+
+        assert job.stop()["ended_by"] == "stop"
+        assert all(is_gone(pid) for pid in pids)
+
+    def test_a_job_of_root_stays_root(self, job):
+        assert job.write("id", "-u", user="root", cwd="/").run()["text"] == "0\n"
+
+    def test_a_user_that_does_not_exist_is_refused(self, job):
+        job.environment["AGENT_USER"] = "no-such-user"
+        done = job.write("true").call("start")
+
+        assert done.returncode == 2
+        assert "no-such-user" in done.stderr
+        assert job.look()["state"] == "absent"
