@@ -10,7 +10,7 @@ from local.git_server import GitError, make_sample_repository, publish
 from local.stack import Stack
 
 OWNER = "local"
-SAMPLE = "word-count"
+SAMPLE = "pocketbook"
 CLONE_TIMEOUT_S = 900
 
 

@@ -25,6 +25,8 @@ MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 # As template.yaml has them; a test holds the two together.
 API_TIMEOUT_S = 29
 EXECUTOR_TIMEOUT_S = 120
+DEAD_LETTERS_TIMEOUT_S = 60
+REAPER_TIMEOUT_S = 55
 REAPER_EVERY_S = 60
 
 # Where the frontend expects the backend, and where the Supabase CLI would put its own.
@@ -37,6 +39,8 @@ PREFERRED_PORTS = {
     "model": 8901,
     "git": 8902,
 }
+
+READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
 
 Progress = Callable[[str], None]
 
@@ -194,32 +198,32 @@ class Stack:
     # ----------------------------------------------------------------------------------------------- the functions
 
     def _start_api(self) -> None:
-        argv = ["--handler", "functions.api.handler:handler", "--timeout-s", str(API_TIMEOUT_S)]
-        self._module("api", "local.aws.http_function", argv, env=self.api_environment(), ready_timeout_s=60)
+        argv = _handler("functions.api.handler:handler", API_TIMEOUT_S)
+        self._module("api", "local.aws.http_function", [*argv, "--name", "api"], env=self.api_environment())
 
     def _start_executor(self) -> None:
         argv = [
-            *("--handler", "functions.executor.handler:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *_handler("functions.executor.handler:handler", EXECUTOR_TIMEOUT_S),
             *("--queue-url", self.queues.tasks, "--endpoint-url", self.sqs_url),
             *("--environments", str(self.options.executors)),
             *("--retry-visibility-s", str(self.options.retry_visibility_s)),
         ]
-        self._function("executor", "local.aws.queue_function", argv)
+        self._executor_function("executor", "local.aws.queue_function", argv, ready_text="POLLING")
 
     def _start_dead_letters(self) -> None:
         argv = [
-            *("--handler", "functions.executor.dead_letters:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *_handler("functions.executor.dead_letters:handler", DEAD_LETTERS_TIMEOUT_S),
             *("--queue-url", self.queues.dead_letters, "--endpoint-url", self.sqs_url),
             *("--environments", "1", "--cold"),
         ]
-        self._function("dead-letters", "local.aws.queue_function", argv)
+        self._executor_function("dead-letters", "local.aws.queue_function", argv, ready_text="POLLING")
 
     def _start_reaper(self) -> None:
         argv = [
-            *("--handler", "functions.executor.reaper:handler", "--timeout-s", str(EXECUTOR_TIMEOUT_S)),
+            *_handler("functions.executor.reaper:handler", REAPER_TIMEOUT_S),
             *("--every-s", str(self.options.reaper_every_s)),
         ]
-        self._function("reaper", "local.aws.schedule", argv)
+        self._executor_function("reaper", "local.aws.schedule", argv, ready_text="INIT")
 
     def api_environment(self) -> dict[str, str]:
         """What template.yaml gives the API function: no service key, no sandbox key, no model key."""
@@ -270,9 +274,14 @@ class Stack:
 
     # ------------------------------------------------------------------------------------------------------ plumbing
 
-    def _function(self, name: str, module: str, argv: list[str]) -> None:
-        argv = [sys.executable, "-m", module, *argv]
-        self.processes.start(name, argv, env=_base_environment() | self.executor_environment())
+    def _executor_function(self, name: str, module: str, argv: list[str], *, ready_text: str) -> None:
+        self.processes.start(
+            name,
+            [sys.executable, "-m", module, *argv, "--name", name],
+            env=_base_environment() | self.executor_environment(),
+            ready=has_said(ready_text),
+            ready_timeout_s=READY_TIMEOUT_S,
+        )
 
     def _module(
         self,
@@ -282,7 +291,6 @@ class Stack:
         *,
         env: Mapping[str, str] | None = None,
         ready_text: str | None = None,
-        ready_timeout_s: float = 30,
     ) -> None:
         port = self.ports[name]
         self.processes.start(
@@ -290,7 +298,7 @@ class Stack:
             [sys.executable, "-m", module, *argv, "--port", str(port)],
             env={**_base_environment(), **(env or {})},
             ready=has_said(ready_text) if ready_text else accepts_connections(port),
-            ready_timeout_s=ready_timeout_s,
+            ready_timeout_s=READY_TIMEOUT_S,
         )
 
     def _url(self, name: str) -> str:
@@ -299,6 +307,10 @@ class Stack:
     @staticmethod
     def _given(name: str, default: str) -> str:
         return os.environ.get(name) or default
+
+
+def _handler(handler: str, timeout_s: int) -> list[str]:
+    return ["--handler", handler, "--timeout-s", str(timeout_s)]
 
 
 def _base_environment() -> dict[str, str]:

@@ -77,9 +77,8 @@ def describe(event: Json) -> Iterator[str]:
         case "cloned":
             yield f"  [dim]{escape(payload['branch'])} at {payload['commit'][:12]}[/]"
         case "session":
-            model = f", model {payload['model']}" if payload.get("model") else ""
-            version = f" {payload['cli_version']}" if payload.get("cli_version") else ""
-            yield f"  [dim]agent program{escape(version)}{escape(model)}[/]"
+            version, model = payload.get("cli_version") or "", payload.get("model") or "its default"
+            yield f"  [dim]agent program {escape(version)}, model {escape(model)}[/]"
         case "agent_message":
             yield f"  [white]{escape(payload['text'].strip())}[/]"
         case "tool_use":

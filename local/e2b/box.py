@@ -27,9 +27,10 @@ KILL_TIMEOUT_S = 10
 class Refused(Exception):
     """The sandbox answered no. `code` is the Connect code in lower case; `errno` that of a failed system call."""
 
-    def __init__(self, code: str, message: str, errno: int | None = None) -> None:
+    def __init__(self, code: str, message: str, pid: int, errno: int | None) -> None:
         super().__init__(message)
         self.code = code
+        self.pid = pid
         self.errno = errno
 
 
@@ -89,8 +90,12 @@ class Box:
         asyncio.get_running_loop().add_reader(ours, self._on_control, ours)
 
     async def command(self, request: dict[str, Any]) -> Reply:
-        """Start a command: `sandbox_init.start` with its answer."""
-        return await asyncio.to_thread(self.call, {"op": "start", **request}, b"c")
+        """Start a command: `sandbox_init.start` with its answer. Raises Refused and BoxGone."""
+        try:
+            return await asyncio.to_thread(self.call, {"op": "start", **request}, b"c")
+        except Refused as refused:  # init reports the end of that child, too
+            self.exit_status(refused.pid).add_done_callback(lambda _: self.forget(refused.pid))
+            raise
 
     async def ask(self, op: str, **request: Any) -> Reply:
         """Any other operation of `sandbox_init`, by name. Raises Refused and BoxGone."""
@@ -101,14 +106,9 @@ class Box:
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(CALL_TIMEOUT_S)
-            with theirs, self._sending:
-                if self._control is None:
-                    raise BoxGone(self.sandbox_id)
-                try:
-                    socket.send_fds(self._control, [kind], [theirs.fileno()])
-                except OSError as error:
-                    raise BoxGone(self.sandbox_id) from error
             try:
+                with theirs:
+                    self._hand_over(theirs, kind)
                 ours.sendall(json.dumps(request).encode())
                 ours.shutdown(socket.SHUT_WR)
                 answer, fds = read_answer(ours)
@@ -116,8 +116,14 @@ class Box:
                 raise BoxGone(self.sandbox_id) from error
         if "refused" in answer:
             close_all(fds)
-            raise Refused(answer["refused"], answer["message"], answer.get("errno"))
+            raise Refused(answer["refused"], answer["message"], answer["pid"], answer.get("errno"))
         return Reply(answer["ok"], fds)
+
+    def _hand_over(self, call: socket.socket, kind: bytes) -> None:
+        with self._sending:
+            if self._control is None:
+                raise BoxGone(self.sandbox_id)
+            socket.send_fds(self._control, [kind], [call.fileno()])
 
     def exit_status(self, pid: int) -> asyncio.Future[int]:
         """The wait status of a command that was started, once it has ended (SIGKILL when the box is lost)."""
@@ -167,7 +173,8 @@ class Box:
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             pid, status = map(int, line.split())
-            self.exit_status(pid).set_result(status)
+            if not (ended := self.exit_status(pid)).done():
+                ended.set_result(status)
 
     def _hang_up(self) -> None:
         """Close our end, which makes init end everything, and tell whoever waits."""

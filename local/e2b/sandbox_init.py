@@ -139,9 +139,9 @@ def answer(sandbox: Sandbox, call: socket.socket) -> NoReturn:
         reply, fds = OPERATIONS[op](sandbox, **request)
         send(call, {"ok": reply}, fds)
     except Refused as refusal:
-        send(call, {"refused": refusal.code, "message": str(refusal)})
+        send(call, {"refused": refusal.code, "message": str(refusal), "pid": os.getpid()})
     except OSError as error:
-        send(call, {"refused": "internal", "message": str(error), "errno": error.errno})
+        send(call, {"refused": "internal", "message": str(error), "pid": os.getpid(), "errno": error.errno})
     os._exit(0)
 
 

@@ -273,17 +273,17 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _choose_isolation(self) -> Isolation:
+        problem: str | None = "not asked for"
         if self._choice != "process":
             bubblewrap = Bubblewrap(self._extra_path)
             problem = await self._problem_with(bubblewrap)
             if problem is None:
                 return bubblewrap
-            if self._choice == "bubblewrap":
-                raise IsolationUnavailable(problem)
-            logger.warning(
-                "NO ISOLATION: bubblewrap does not work here (%s); agents run as plain processes of your own user",
-                problem,
-            )
+        if self._choice == "bubblewrap":
+            raise IsolationUnavailable(f"bubblewrap does not work here: {problem}")
+        logger.warning(
+            "NO ISOLATION: sandboxes are plain processes that can do all your user can (bubblewrap: %s)", problem
+        )
         return PlainProcess(self._extra_path, self._root / "bin")
 
     async def _problem_with(self, isolation: Isolation) -> str | None:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 from uuid import uuid4
 
 from local.model.conversation import Entry, Position, position
+from local.model.provider import Json, Refusal
 from local.model.script import Shell, Turn, Write
 from local.model.usage import usage_of
-
-Json = dict[str, Any]
 
 # reason -> (HTTP status, error type, message)
 FAILURES: dict[str, tuple[int, str, str]] = {
@@ -50,12 +48,12 @@ def _texts(content: str | list[Json]) -> Iterator[str]:
         yield from (block["text"] for block in content if block["type"] == "text")
 
 
-def error(status: int, kind: str, message: str) -> tuple[int, Json]:
-    return status, {"type": "error", "error": {"type": kind, "message": message}}
+def refusal(status: int, kind: str, message: str) -> Refusal:
+    return Refusal(status, {"type": "error", "error": {"type": kind, "message": message}})
 
 
-def failure(reason: str) -> tuple[int, Json]:
-    return error(*FAILURES[reason])
+def failure(reason: str) -> Refusal:
+    return refusal(*FAILURES[reason])
 
 
 def answer(body: Json, turn: Turn, turns_done: int) -> Iterator[tuple[str, Json]]:

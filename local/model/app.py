@@ -3,9 +3,6 @@
 import asyncio
 import hmac
 import json
-from collections.abc import Iterable
-from types import ModuleType
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,9 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local.model import anthropic, openai
+from local.model.provider import Events, Json, Provider, Refusal
 from local.model.script import Fail, Hang, ScriptError, turn_of
-
-Json = dict[str, Any]
 
 
 def create_model(key: str) -> Starlette:
@@ -28,12 +24,12 @@ def create_model(key: str) -> Starlette:
     async def messages(request: Request) -> Response:
         given = request.headers.get("x-api-key") or _bearer(request)
         if not _same(given, key):
-            return _refusal(anthropic.failure("401"))
+            return _sent(anthropic.failure("401"))
         return await _answer(request, anthropic)
 
     async def responses(request: Request) -> Response:
         if not _same(_bearer(request), key):
-            return _refusal(openai.failure("401"))
+            return _sent(openai.failure("401"))
         return await _answer(request, openai)
 
     return Starlette(
@@ -49,23 +45,21 @@ async def _hello(_: Request) -> Response:
     return JSONResponse({"service": "scripted model"})
 
 
-async def _answer(request: Request, provider: ModuleType) -> Response:
+async def _answer(request: Request, provider: Provider) -> Response:
     body: Json = await request.json()
     at = provider.where(body)
     try:
         turn = turn_of(at.prompt, at.turns_done)
     except ScriptError as mistake:
-        return _refusal(provider.error(400, "invalid_request_error", str(mistake)))
+        return _sent(provider.refusal(400, "invalid_request_error", str(mistake)))
     await asyncio.sleep(turn.delay_s)
     match turn.action:
         case Hang():
             return await _never(request)
-        case Fail(reason) if reason in provider.FAILURES:
-            return _refusal(provider.failure(reason))
         case Fail(reason):
-            return _stream(provider.streamed_failure(reason))
+            return _sent(provider.failure(reason))
         case _:
-            return _stream(provider.answer(body, turn, at.turns_done))
+            return _sent(provider.answer(body, turn, at.turns_done))
 
 
 async def _never(request: Request) -> Response:
@@ -75,15 +69,12 @@ async def _never(request: Request) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-def _stream(events: Iterable[tuple[str, Json]]) -> Response:
-    text = "".join(f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n" for kind, data in events)
-    return Response(text, media_type="text/event-stream")
-
-
-def _refusal(answer: tuple[int, Json]) -> Response:
-    """A refusal. The script does not change, so it asks `claude` not to try again for minutes."""
-    status, content = answer
-    return JSONResponse(content, status_code=status, headers={"x-should-retry": "false"})
+def _sent(answer: Refusal | Events) -> Response:
+    """As the provider sends it. A script does not change, so `claude` is asked not to try a refusal again."""
+    if isinstance(answer, Refusal):
+        return JSONResponse(answer.body, answer.status, headers={"x-should-retry": "false"})
+    lines = (f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n" for kind, data in answer)
+    return Response("".join(lines), media_type="text/event-stream")
 
 
 def _bearer(request: Request) -> str:

@@ -3,14 +3,12 @@
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Any
 from uuid import uuid4
 
 from local.model.conversation import Entry, Position, position
+from local.model.provider import Events, Json, Refusal
 from local.model.script import Shell, Turn, Write, into_folder
 from local.model.usage import usage_of
-
-Json = dict[str, Any]
 
 CALLS = ("function_call", "custom_tool_call")
 
@@ -50,16 +48,17 @@ def _entries(items: list[Json]) -> Iterator[Entry]:
             yield from (Entry(part["text"]) for part in item["content"] if part["type"] == "input_text")
 
 
-def error(status: int, code: str, message: str) -> tuple[int, Json]:
-    return status, {"error": {"message": message, "type": code, "param": None, "code": code}}
+def refusal(status: int, kind: str, message: str) -> Refusal:
+    return Refusal(status, {"error": {"message": message, "type": kind, "param": None, "code": kind}})
 
 
-def failure(reason: str) -> tuple[int, Json]:
-    return error(*FAILURES[reason])
+def failure(reason: str) -> Refusal | Events:
+    if reason in STREAMED_FAILURES:
+        return _streamed_failure(*STREAMED_FAILURES[reason])
+    return refusal(*FAILURES[reason])
 
 
-def streamed_failure(reason: str) -> Iterator[tuple[str, Json]]:
-    code, message = STREAMED_FAILURES[reason]
+def _streamed_failure(code: str, message: str) -> Events:
     response = {"id": f"resp_{uuid4().hex}", "status": "failed", "error": {"code": code, "message": message}}
     yield "response.created", {"response": {"id": response["id"]}}
     yield "response.failed", {"response": response}

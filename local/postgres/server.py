@@ -25,13 +25,12 @@ KILL_WAIT_S = 5.0
 POLL_S = 0.02
 LOG_LINES_SHOWN = 8
 
-# Local data is disposable, so nothing waits for the disk. TCP only: the path of a unix socket may have about
-# 100 bytes, which a folder of a project easily exceeds.
+# Nothing waits for the disk: what was committed survives the end of any process, but not a power cut. TCP only, because
+# the path of a unix socket may have about 100 bytes, which a folder of a project easily exceeds.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "100",
     "timezone": "UTC",

@@ -477,9 +477,12 @@ def test_nothing_planted_in_a_nested_repository_runs_and_its_files_stay_out(make
     assert all("vendor/thing" in warning for warning in result["warnings"])
 
 
-def test_nothing_planted_in_a_submodule_runs_and_it_stays_as_it_was(make_run, trap):
+@pytest.mark.parametrize("at_its_commit", [True, False])
+def test_nothing_planted_in_a_submodule_runs_and_it_stays_as_it_was(make_run, trap, at_its_commit):
     run = make_run({"a.txt": "1\n", ".gitmodules": '[submodule "x"]\n\tpath = sub\n\turl = ./x\n'}, submodules=["sub"])
-    nested(run.work, "sub", trap)
+    inner = nested(run.work, "sub", trap)
+    if at_its_commit:  # only then git asks the submodule whether it is dirty
+        put(inner, {".git/refs/heads/main": "1" * 40 + "\n"})
     modules = f'[submodule "x"]\n\tpath = sub\n\turl = ./x\n\tupdate = !{trap.program}\n\tignore = none\n'
     put(run.work, {"a.txt": "changed\n", ".gitmodules": modules})
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -105,9 +106,10 @@ def test_nobody_gets_in_without_the_password(data_dir):
 
 def test_the_database_sees_nothing_of_our_environment(data_dir, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-not-for-the-database")
-    with Postgres(data_dir) as server:
-        [(environment,)] = ask(server.dsn, "select pg_read_file('/proc/self/environ')") if Path("/proc").exists() else [("",)]
-    assert "sk-not-for-the-database" not in environment
+    with Postgres(data_dir):
+        environment = psutil.Process(postmaster_of(data_dir)).environ()
+    assert "PATH" in environment
+    assert "ANTHROPIC_API_KEY" not in environment
 
 
 def test_two_launchers_cannot_share_a_folder(data_dir):
@@ -116,8 +118,8 @@ def test_two_launchers_cannot_share_a_folder(data_dir):
 
 
 def test_a_taken_port_is_an_error_with_the_servers_own_words(data_dir):
-    with Postgres(data_dir / "first") as first, pytest.raises(PostgresError, match="Address already in use"):
-        Postgres(data_dir / "second", first.port).start()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PostgresError, match="Address already in use"):
+        Postgres(data_dir, taken.getsockname()[1]).start()
 
 
 def test_a_killed_server_leaves_nothing_that_blocks_the_next_start(data_dir):
@@ -253,7 +255,7 @@ def test_a_failing_migration_leaves_nothing_behind(database, migrations):
         prepare(database, migrations)
 
     assert ask(database, "select to_regclass('public.half')") == [(None,)]
-    assert ask(database, "select from supabase_migrations.schema_migrations where version = '20990101000000'") == []
+    assert ask(database, "select max(version) < '2099' from supabase_migrations.schema_migrations") == [(True,)]
 
 
 def test_the_projects_own_migrations_are_all_applied(database):

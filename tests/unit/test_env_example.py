@@ -48,7 +48,7 @@ def test_what_is_shown_as_a_default_is_the_default(settings, required, read):
         for name, (example, comment) in blocks().items()
         if name in read and "Required" not in comment and "No default" not in comment
     }
-    needed = {name: "https://example.com/a-value-of-32-bytes-or-more" for name in required}
+    needed = dict.fromkeys(required, "https://example.com/a-value-of-32-bytes-or-more")
 
     assert len(shown) > 5
     assert settings.from_env({**needed, **shown}) == settings.from_env(needed)

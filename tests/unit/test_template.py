@@ -39,7 +39,7 @@ def _short_form(loader, tag, node):
 
 
 _Loader.add_multi_constructor("!", _short_form)
-TEMPLATE = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506  # a SafeLoader, see above
+TEMPLATE = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # a SafeLoader, see above
 RESOURCES = {name: resource.get("Properties", {}) for name, resource in TEMPLATE["Resources"].items()}
 FUNCTIONS = {name for name, r in TEMPLATE["Resources"].items() if r["Type"] == "AWS::Serverless::Function"}
 

@@ -1,0 +1,782 @@
+"""The local E2B server, driven by the unmodified SDK: what our executor relies on, and where real envd bites."""
+
+import contextlib
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from e2b import (
+    AuthenticationException,
+    CommandExitException,
+    FileNotFoundException,
+    InvalidArgumentException,
+    NotFoundException,
+    PtySize,
+    Sandbox,
+    SandboxException,
+    SandboxNotFoundException,
+    SandboxNotRunningException,
+    SandboxQuery,
+    SandboxState,
+    Secret,
+    TimeoutException,
+)
+from e2b.sandbox.filesystem.filesystem import FileType
+
+PROJECT = Path(__file__).parents[2]
+API_KEY = "local-key"
+
+
+@dataclass
+class Server:
+    """A running `python -m local.e2b`."""
+
+    process: subprocess.Popen
+    url: str
+    root: Path
+    isolation: str
+    log: Path
+    tools: Path
+
+    @property
+    def separates_users(self):
+        return self.isolation == "bubblewrap" and os.geteuid() == 0
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        self.process.wait(20)
+
+
+def start_server(folder, isolation, **env):
+    tools = folder / "tools"
+    if not tools.exists():
+        tools.mkdir(parents=True)
+        (tools / "claude").write_text("#!/bin/sh\necho the agent\n")
+        (tools / "claude").chmod(0o755)
+    argv = [sys.executable, "-m", "local.e2b", "--root", str(folder / "root"), "--isolation", isolation]
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            [*argv, "--extra-path", str(tools)],
+            cwd=PROJECT,
+            env={**os.environ, "E2B_API_KEY": API_KEY, **env},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with process.stdout:
+        name, _, url = process.stdout.readline().strip().partition("=")
+    assert name == "E2B_API_URL"
+    return Server(process, url, folder / "root", isolation, folder / "log", tools)
+
+
+def speak_to(server, monkeypatch):
+    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
+        monkeypatch.setenv(name, server.url)
+    monkeypatch.setenv("E2B_API_KEY", API_KEY)
+
+
+@pytest.fixture(scope="module", params=["bubblewrap", "process"])
+def running_server(request, tmp_path_factory):
+    if request.param == "bubblewrap" and not bubblewrap_works():
+        pytest.skip("bubblewrap does not work on this machine")
+    server = start_server(tmp_path_factory.mktemp(f"e2b-{request.param}"), request.param)
+    yield server
+    server.stop()
+
+
+def bubblewrap_works():
+    if shutil.which("bwrap") is None:
+        return False
+    argv = ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
+    return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def server(running_server, monkeypatch):
+    speak_to(running_server, monkeypatch)
+    return running_server
+
+
+@pytest.fixture
+def make_sandbox(server):
+    made = []
+
+    def make(**options):
+        sandbox = Sandbox.create("base", **{"timeout": 120, **options})
+        made.append(sandbox)
+        return sandbox
+
+    yield make
+    for sandbox in made:
+        sandbox.kill()
+
+
+@pytest.fixture
+def sandbox(make_sandbox):
+    return make_sandbox()
+
+
+def eventually(condition, seconds=15):
+    """The first true value of `condition()`; fails when it stays false for `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < give_up, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def processes_with(word):
+    """Processes of this machine with `word` as an argument, in whatever namespace."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def test_a_command_answers_with_its_output_and_exit_code(sandbox):
+    result = sandbox.commands.run("echo out; echo err >&2")
+    assert (result.stdout, result.stderr, result.exit_code) == ("out\n", "err\n", 0)
+
+    with pytest.raises(CommandExitException) as failure:
+        sandbox.commands.run("echo partly; exit 7")
+    assert (failure.value.exit_code, failure.value.stdout) == (7, "partly\n")
+
+
+@pytest.mark.parametrize("user", ["root", "agent", "user"])
+def test_a_command_starts_in_the_home_of_its_user(server, sandbox, user):
+    lines = sandbox.commands.run('pwd; echo "$HOME"; echo "$USER"', user=user).stdout.splitlines()
+
+    home = "/root" if user == "root" else f"/home/{user}"
+    if server.isolation == "process":
+        home = f"{server.root}/{sandbox.sandbox_id}{home}"
+    assert lines == [home, home, user]
+
+
+def test_the_default_user_is_user(sandbox):
+    assert sandbox.commands.run('echo "$USER"').stdout == "user\n"
+
+
+def test_an_unknown_user_is_refused(sandbox):
+    with pytest.raises(AuthenticationException, match="invalid username"):
+        sandbox.commands.run("true", user="mallory")
+
+
+def test_the_environment_is_clean_and_names_the_agents_account(server, sandbox, monkeypatch):
+    lines = sandbox.commands.run("env", envs={"MINE": "a b"}).stdout.splitlines()
+    env = dict(line.split("=", 1) for line in lines)
+
+    assert env["MINE"] == "a b"
+    assert env["LANG"] == "C.UTF-8"
+    assert env["AGENT_USER"] == ("agent" if server.separates_users else "")
+    assert env["AGENT_HOME"].endswith("/home/agent")
+    assert env["E2B_SANDBOX_ID"] == sandbox.sandbox_id
+    assert "E2B_API_KEY" not in env
+    assert "VIRTUAL_ENV" not in env
+    assert env.get("IS_SANDBOX") == ("1" if server.isolation == "process" else None)
+
+
+def test_sandbox_variables_reach_every_command(make_sandbox):
+    sandbox = make_sandbox(envs={"PROJECT": "one"})
+
+    assert sandbox.commands.run('echo "$PROJECT"').stdout == "one\n"
+    assert sandbox.commands.run('echo "$PROJECT"', envs={"PROJECT": "two"}).stdout == "two\n"
+
+
+def test_a_relative_cwd_starts_at_the_home_and_a_missing_one_is_refused(sandbox):
+    sandbox.files.make_dir("work", user="agent")
+
+    assert sandbox.commands.run("basename $PWD", cwd="work", user="agent").stdout == "work\n"
+    with pytest.raises(InvalidArgumentException, match="does not exist"):
+        sandbox.commands.run("true", cwd="nowhere")
+
+
+def test_a_command_line_the_kernel_refuses_is_an_invalid_argument(sandbox):
+    with pytest.raises(InvalidArgumentException, match="error starting process"):
+        sandbox.commands.run("true " + "x" * 200_000)
+    assert sandbox.commands.run("echo fine").stdout == "fine\n"
+
+
+def test_python_git_and_the_extra_tools_are_there_for_the_agent(sandbox):
+    script = """
+        git init -q repo && cd repo && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one
+        git log --format=%s
+        python3 -c 'import json, ssl, subprocess, sys; subprocess.run([sys.executable, "-c", "print(1 + 1)"], env={})'
+        claude
+    """
+    assert sandbox.commands.run(script, user="agent").stdout.splitlines() == ["one", "2", "the agent"]
+
+
+def test_output_arrives_while_the_command_runs(sandbox):
+    seen = threading.Event()
+    arrived = []
+
+    def on_stdout(chunk):
+        arrived.append(chunk)
+        sandbox.files.write("go", "")  # the command ends only because we heard it
+        seen.set()
+
+    result = sandbox.commands.run("echo first; until [ -e go ]; do sleep 0.02; done; echo last", on_stdout=on_stdout)
+    assert seen.is_set()
+    assert arrived[0] == "first\n"
+    assert result.stdout == "first\nlast\n"
+
+
+def test_a_lot_of_output_arrives_whole(sandbox):
+    assert sandbox.commands.run("head -c 3000000 /dev/zero | tr '\\0' x").stdout == "x" * 3_000_000
+
+
+def test_stdin_reaches_the_command_until_it_is_closed(sandbox):
+    command = sandbox.commands.run("cat; echo bye", background=True, stdin=True, timeout=30)
+    command.send_stdin("hello\n")
+    sandbox.commands.send_stdin(command.pid, "again\n")
+    command.close_stdin()
+
+    assert command.wait().stdout == "hello\nagain\nbye\n"
+
+
+def test_a_terminal_is_a_terminal(sandbox):
+    received = []
+    terminal = sandbox.pty.create(PtySize(rows=30, cols=90), timeout=30)
+    sandbox.pty.resize(terminal.pid, PtySize(rows=31, cols=91))
+    sandbox.pty.send_stdin(terminal.pid, b"tty >/dev/null && stty size && exit 3\n")
+    with pytest.raises(CommandExitException) as end:
+        terminal.wait(on_pty=received.append)
+
+    assert b"31 91" in b"".join(received)
+    assert end.value.exit_code == 3
+
+
+def test_running_commands_are_listed_and_killed_by_pid(sandbox):
+    command = sandbox.commands.run("sleep 60", background=True, timeout=0, envs={"A": "b"})
+
+    (listed,) = sandbox.commands.list()
+    assert (listed.pid, listed.cmd, listed.args, listed.envs) == (
+        command.pid,
+        "/bin/bash",
+        ["-l", "-c", "sleep 60"],
+        {"A": "b"},
+    )
+    assert sandbox.commands.kill(command.pid) is True
+    with pytest.raises(CommandExitException) as end:
+        command.wait()
+    assert (end.value.exit_code, end.value.error) == (-1, "signal: killed")
+    assert sandbox.commands.list() == []
+    assert sandbox.commands.kill(command.pid) is False
+
+
+# --- where real envd bites ---------------------------------------------------------------------------------------
+
+
+def test_the_timeout_of_a_background_command_kills_its_process(sandbox):
+    command = sandbox.commands.run("echo $$ > pid; exec sleep 60", background=True, timeout=1)
+    command.disconnect()
+
+    eventually(lambda: not sandbox.commands.list())
+    assert sandbox.commands.run("kill -0 $(cat pid) 2>&1 || echo gone").stdout.endswith("gone\n")
+
+
+def test_the_timeout_of_a_foreground_command_raises(sandbox):
+    with pytest.raises(TimeoutException):
+        sandbox.commands.run("sleep 60", timeout=0.5)
+    eventually(lambda: not sandbox.commands.list())
+
+
+def test_the_timeout_kills_one_process_and_not_what_it_left_behind(sandbox):
+    command = sandbox.commands.run(
+        "setsid sleep 60 </dev/null >/dev/null 2>&1 & echo $! > left; wait", background=True, timeout=1
+    )
+    command.disconnect()
+
+    eventually(lambda: not sandbox.commands.list())
+    assert sandbox.commands.run("kill -0 $(cat left) && echo alive").stdout == "alive\n"
+
+
+def test_a_client_that_leaves_ends_nothing(sandbox):
+    command = sandbox.commands.run(
+        "until [ -e go ]; do sleep 0.02; done; echo done > proof", background=True, timeout=0
+    )
+    command.disconnect()
+    sandbox.files.write("go", "")
+
+    assert eventually(lambda: sandbox.files.exists("proof"))
+
+
+def test_output_nobody_listens_to_is_lost(sandbox):
+    script = "until [ -e one ]; do sleep 0.02; done; echo early; touch said; until [ -e two ]; do sleep 0.02; done; echo late"
+    command = sandbox.commands.run(script, background=True, timeout=0)
+    pid = command.pid
+    command.disconnect()
+    # envd notices that a client has left when it next has something to tell it, and so do we: two more lines
+    sandbox.files.write("one", "")
+    eventually(lambda: sandbox.files.exists("said"))
+
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=60).commands.connect(pid)
+    sandbox.files.write("two", "")
+
+    assert again.wait().stdout == "late\n"
+
+
+def test_how_a_command_ended_is_kept_for_a_client_that_comes_late(sandbox):
+    command = sandbox.commands.run("exit 9", background=True, timeout=0)
+    with pytest.raises(CommandExitException):
+        command.wait()
+
+    with pytest.raises(CommandExitException) as end:
+        sandbox.commands.connect(command.pid).wait()
+    assert end.value.exit_code == 9
+    with pytest.raises(NotFoundException, match="not found"):
+        sandbox.commands.connect(999_999)
+
+
+def test_a_background_child_that_kept_stdout_holds_the_end_up(sandbox):
+    assert sandbox.commands.run("(sleep 0.3; echo late) & echo early").stdout == "early\nlate\n"
+
+
+def test_a_daemon_outlives_its_command_and_later_commands_know_its_pid(sandbox):
+    sandbox.files.write(
+        "runs/x/supervisor.py",
+        "import os, sys, time\n"
+        "if os.fork(): sys.exit()\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        "null = os.open(os.devnull, os.O_RDWR)\n"
+        "for fd in (0, 1, 2): os.dup2(null, fd)\n"
+        "open('runs/x/pid', 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)\n",
+        user="root",
+    )
+    sandbox.commands.run("python3 runs/x/supervisor.py", user="root", timeout=20)
+    pid = int(
+        eventually(
+            lambda: sandbox.files.exists("runs/x/pid", user="root") and sandbox.files.read("runs/x/pid", user="root")
+        )
+    )
+
+    alive = f"python3 -c 'import os; os.kill({pid}, 0); print(1)'"
+    assert sandbox.commands.run(alive, user="root").stdout == "1\n"
+    sandbox.commands.run(f"kill -9 {pid}", user="root")
+    eventually(lambda: sandbox.commands.run(f"kill -0 {pid} 2>/dev/null || echo gone", user="root").stdout)
+
+
+def test_killing_a_sandbox_kills_what_left_its_session(server, sandbox):
+    word = f"escaped-{sandbox.sandbox_id}"
+    hide = f"env -i setsid bash -c 'sleep 61; true' {word} </dev/null >/dev/null 2>&1 &"
+    sandbox.commands.run(f"({hide}) ; sleep 0.1", user="agent")
+    assert eventually(lambda: processes_with(word))
+
+    sandbox.kill()
+
+    assert processes_with(word) == []
+    assert not (server.root / sandbox.sandbox_id).exists()
+
+
+# --- users and isolation -----------------------------------------------------------------------------------------
+
+
+def test_what_root_keeps_the_agent_cannot_read(server, sandbox):
+    if not server.separates_users:
+        pytest.skip("one uid for all users here")
+    sandbox.files.write("secret", "key", user="root")
+
+    assert sandbox.commands.run("cat /root/secret 2>/dev/null || echo no", user="agent").stdout == "no\n"
+    assert sandbox.commands.run("cat secret", user="root").stdout == "key"
+    assert sandbox.commands.run("id -u; id -un", user="agent").stdout == "1000\nagent\n"
+    assert sandbox.files.get_info(".", user="agent").owner == "agent"
+
+
+def test_root_may_become_the_agent_own_its_files_and_signal_it(server, sandbox):
+    if not server.separates_users:
+        pytest.skip("one uid for all users here")
+    script = """
+import os, signal, subprocess
+os.makedirs("/home/agent/work"); os.chown("/home/agent/work", 1000, 1000)
+child = subprocess.Popen(["sleep", "60"], user=1000, group=1000, extra_groups=[], cwd="/home/agent/work")
+os.kill(child.pid, signal.SIGTERM)
+print(child.wait(), os.stat("/home/agent/work").st_uid)
+"""
+    sandbox.files.write("try.py", script, user="root")
+
+    assert sandbox.commands.run("python3 try.py", user="root").stdout == "-15 1000\n"
+
+
+def test_the_machines_files_and_processes_are_out_of_sight(server, sandbox, tmp_path):
+    if server.isolation != "bubblewrap":
+        pytest.skip("a plain process sees all of the machine")
+    (tmp_path / "private").write_text("private")
+
+    script = f"ls {tmp_path} 2>&1 >/dev/null; ls /proc | grep -c '^[0-9]'; touch /usr/x 2>/dev/null || echo read-only"
+    lines = sandbox.commands.run(script, user="root").stdout.splitlines()
+
+    assert "No such file" in lines[0]
+    assert int(lines[1]) < 10
+    assert lines[2] == "read-only"
+
+
+def test_sandboxes_do_not_see_each_other(server, make_sandbox):
+    one, two = make_sandbox(), make_sandbox()
+    one.files.write("note", "mine")
+
+    assert not two.files.exists("note")
+
+
+def test_a_planted_symlink_leads_nowhere_on_the_machine(server, sandbox, tmp_path):
+    (tmp_path / "private").write_text("private")
+    sandbox.commands.run(f"ln -s {tmp_path} out; ln -s {tmp_path}/private file; ln -s ../../.. up", user="agent")
+
+    for path in ("out/private", "file", f"up{tmp_path}/private", f"../../../../../../..{tmp_path}/private"):
+        with pytest.raises(SandboxException):
+            sandbox.files.read(path, user="agent")
+    for path in ("out/planted", f"{tmp_path}/planted"):
+        with contextlib.suppress(SandboxException):
+            sandbox.files.write(path, "x", user="agent")
+    assert os.listdir(tmp_path) == ["private"]
+
+
+def test_a_planted_fifo_hangs_nobody(sandbox):
+    sandbox.commands.run("mkfifo pipe", user="agent")
+
+    with pytest.raises(SandboxException):
+        sandbox.files.read("pipe", user="agent")
+    with pytest.raises(SandboxException):
+        sandbox.files.write("pipe", "x", user="agent")
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_relative_path_starts_at_the_home_of_its_user(sandbox):
+    sandbox.files.write("runs/x/job.json", "{}", user="root")
+
+    assert sandbox.files.read("runs/x/job.json", user="root") == "{}"
+    assert sandbox.commands.run("cat runs/x/job.json", user="root").stdout == "{}"
+    assert not sandbox.files.exists("runs/x/job.json", user="agent")
+
+
+def test_absolute_paths_are_those_of_the_sandbox(server, sandbox):
+    sandbox.files.write("/home/agent/a", "1", user="agent")
+    sandbox.files.write("/tmp/b", "2")
+
+    assert sandbox.files.read("a", user="agent") == "1"
+    assert sandbox.files.read("~/a", user="agent") == "1"
+    assert (server.root / sandbox.sandbox_id / "home/agent/a").read_text() == "1"
+    assert (server.root / sandbox.sandbox_id / "tmp/b").read_text() == "2"
+
+
+def test_files_come_back_byte_for_byte(sandbox):
+    data = bytes(range(256)) * 4096
+
+    sandbox.files.write("raw", data)
+    sandbox.files.write("zipped", data, gzip=True)
+    sandbox.files.write("streamed", iter([data[:1000], data[1000:]]), use_octet_stream=True)
+    sandbox.files.write_files([{"path": "many/a", "data": b"a"}, {"path": "many/b", "data": b"b"}])
+
+    assert sandbox.files.read("raw", format="bytes") == data
+    assert sandbox.files.read("zipped", format="bytes", gzip=True) == data
+    assert b"".join(sandbox.files.read("streamed", format="stream")) == data
+    assert [entry.name for entry in sandbox.files.list("many")] == ["a", "b"]
+
+
+def test_files_are_listed_moved_and_removed(sandbox):
+    sandbox.files.write("box/deep/one", "1")
+    sandbox.commands.run("ln -s deep/one box/link")
+    assert sandbox.files.make_dir("box/new") is True
+    assert sandbox.files.make_dir("box/new") is False
+
+    listed = {entry.name: entry for entry in sandbox.files.list("box", depth=2)}
+    assert set(listed) == {"deep", "one", "link", "new"}
+    assert (listed["deep"].type, listed["one"].type, listed["link"].type) == (
+        FileType.DIR,
+        FileType.FILE,
+        FileType.SYMLINK,
+    )
+    assert listed["link"].symlink_target.endswith("box/deep/one")
+    assert (listed["one"].size, listed["one"].permissions) == (1, "-rw-r--r--")
+
+    assert sandbox.files.rename("box/deep/one", "else/where").name == "where"
+    sandbox.files.remove("box")
+    assert not sandbox.files.exists("box")
+    assert sandbox.files.read("else/where") == "1"
+
+
+def test_missing_files_and_folders_are_told_apart(sandbox):
+    with pytest.raises(FileNotFoundException):
+        sandbox.files.read("nothing")
+    with pytest.raises(FileNotFoundException):
+        sandbox.files.list("nothing")
+    with pytest.raises(InvalidArgumentException):
+        sandbox.files.read(".")
+    sandbox.files.remove("nothing")
+
+
+def test_signed_urls_open_one_file_without_the_token(sandbox):
+    upload = sandbox.upload_url("up load/ä.txt", use_signature_expiration=60)
+    assert httpx.post(upload, files={"file": ("ignored", b"content")}).status_code == 200
+
+    download = sandbox.download_url("up load/ä.txt", use_signature_expiration=60)
+    assert httpx.get(download).content == b"content"
+    assert httpx.get(download.replace("load", "l0ad")).status_code == 401
+    assert httpx.get(sandbox.download_url("up load/ä.txt", use_signature_expiration=-60)).status_code == 401
+    assert httpx.get(download.split("?")[0], params={"path": "up load/ä.txt"}).status_code == 401
+
+
+# --- life of a sandbox -------------------------------------------------------------------------------------------
+
+
+def test_a_sandbox_is_killed_when_its_time_is_up(server, make_sandbox):
+    sandbox = make_sandbox(timeout=1)
+
+    eventually(lambda: not sandbox.is_running())
+    with pytest.raises(SandboxNotFoundException):
+        sandbox.get_info()
+    eventually(lambda: not (server.root / sandbox.sandbox_id).exists())
+
+
+def test_a_sandbox_is_paused_when_its_time_is_up_and_it_wants_that(make_sandbox):
+    sandbox = make_sandbox(timeout=1, lifecycle={"on_timeout": "pause"})
+    sandbox.files.write("kept", "yes")
+
+    eventually(lambda: sandbox.get_info().state == SandboxState.PAUSED)
+    with pytest.raises(SandboxNotRunningException):
+        sandbox.commands.run("true")
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert again.files.read("kept") == "yes"
+    assert again.get_info().state == SandboxState.RUNNING
+
+
+def test_traffic_wakes_a_sandbox_that_wants_that(make_sandbox):
+    sandbox = make_sandbox(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    sandbox.pause()
+
+    assert sandbox.commands.run("echo awake").stdout == "awake\n"
+
+
+def test_a_timeout_can_be_changed_and_connect_only_extends_it(sandbox):
+    sandbox.set_timeout(1000)
+    far = sandbox.get_info().end_at
+    Sandbox.connect(sandbox.sandbox_id, timeout=10)
+    assert sandbox.get_info().end_at == far
+    sandbox.set_timeout(500)
+    assert sandbox.get_info().end_at < far
+    with pytest.raises(SandboxException, match="24 hours"):
+        sandbox.set_timeout(25 * 3600)
+
+
+def test_a_paused_sandbox_stands_still_and_goes_on(server, sandbox):
+    sandbox.commands.run(
+        "setsid bash -c 'while true; do echo >> ticks; sleep 0.02; done' </dev/null >/dev/null 2>&1 &", user="agent"
+    )
+    ticks = server.root / sandbox.sandbox_id / "home/agent/ticks"
+    eventually(lambda: ticks.exists() and ticks.stat().st_size > 2)
+
+    assert sandbox.pause() is True
+    assert sandbox.pause() is False
+    at_pause = ticks.stat().st_size
+    time.sleep(0.3)
+    assert ticks.stat().st_size == at_pause
+    assert not sandbox.is_running()
+    with pytest.raises(SandboxNotRunningException):
+        sandbox.files.read("x")
+
+    Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    eventually(lambda: ticks.stat().st_size > at_pause)
+
+
+@pytest.mark.parametrize("end", ["pause", "kill"])
+def test_who_listens_to_a_sandbox_that_ends_is_told_that_it_does_not_run(sandbox, end):
+    command = sandbox.commands.run("sleep 60", background=True, timeout=0)
+    threading.Timer(0.2, getattr(sandbox, end)).start()
+
+    with pytest.raises(SandboxNotRunningException):
+        command.wait()
+
+
+def test_a_killed_sandbox_is_gone_for_every_call(sandbox):
+    assert sandbox.kill() is True
+    assert sandbox.kill() is False
+    assert sandbox.is_running() is False
+    with pytest.raises(SandboxNotFoundException):
+        Sandbox.connect(sandbox.sandbox_id)
+    with pytest.raises(SandboxNotFoundException):
+        sandbox.set_timeout(10)
+    with pytest.raises(SandboxNotFoundException):
+        sandbox.pause()
+    with pytest.raises(SandboxNotRunningException):
+        sandbox.commands.run("true")
+    with pytest.raises(SandboxNotRunningException):
+        sandbox.files.write("a", "b")
+
+
+def test_a_sandbox_whose_first_process_dies_is_gone(server, make_sandbox):
+    sandbox = make_sandbox()
+    sandbox.commands.run("true")
+    server_process = psutil.Process(server.process.pid)
+    for child in server_process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.environ().get("E2B_SANDBOX_ID") == sandbox.sandbox_id:
+                child.kill()
+
+    eventually(lambda: not sandbox.is_running())
+    eventually(lambda: not (server.root / sandbox.sandbox_id).exists())
+
+
+def test_one_idempotency_key_makes_one_sandbox(make_sandbox):
+    key = f"run-{os.urandom(4).hex()}"
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: make_sandbox(idempotency_key=key), range(4)))
+    assert len({sandbox.sandbox_id for sandbox in made}) == 1
+
+    made[0].kill()
+    assert make_sandbox(idempotency_key=key).sandbox_id != made[0].sandbox_id
+
+
+def test_sandboxes_are_found_by_metadata_state_and_page(make_sandbox):
+    run = f"run {os.urandom(4).hex()}/ä&="
+    made = [make_sandbox(metadata={"run_id": run, "n": str(n)}).sandbox_id for n in range(3)]
+    make_sandbox(metadata={"run_id": "other"})
+
+    def listed(**options):
+        pages = Sandbox.list(query=SandboxQuery(metadata={"run_id": run}, **options.pop("query", {})), **options)
+        found = []
+        while pages.has_next:
+            found.append([info.sandbox_id for info in pages.next_items()])
+        return found
+
+    assert listed() == [made[::-1]]
+    assert listed(order="asc", limit=2) == [made[:2], made[2:]]
+    Sandbox.connect(made[1]).pause()
+    assert listed(query={"state": [SandboxState.PAUSED]}) == [[made[1]]]
+    assert listed(query={"state": [SandboxState.RUNNING]}) == [[made[2], made[0]]]
+
+
+def test_twenty_sandboxes_work_side_by_side(make_sandbox):
+    def work(n):
+        sandbox = make_sandbox(metadata={"n": str(n)})
+        sandbox.files.write("n", str(n), user="root")
+        return sandbox.commands.run("cat n; sleep 0.2", user="root").stdout
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(work, range(20))) == [str(n) for n in range(20)]
+
+
+# --- what a stranger, or a team without a feature, hears ---------------------------------------------------------
+
+
+def test_a_wrong_api_key_is_refused(server):
+    with pytest.raises(AuthenticationException):
+        Sandbox.create("base", api_key="wrong")
+
+
+def test_a_sandbox_wants_its_own_access_token(server, make_sandbox):
+    one, two = make_sandbox(), make_sandbox()
+    token = two.connection_config.sandbox_headers["X-Access-Token"]
+    headers = {"E2b-Sandbox-Id": one.sandbox_id, "X-Access-Token": token}
+
+    rpc = httpx.post(f"{server.url}/process.Process/List", json={}, headers=headers)
+    file = httpx.get(f"{server.url}/files", params={"path": "x"}, headers=headers)
+
+    assert (rpc.status_code, file.status_code) == (401, 401)
+
+
+def test_the_network_configuration_is_kept_and_replaced_as_a_whole(make_sandbox):
+    sandbox = make_sandbox(network={"allow_out": ["example.com"], "deny_out": ["0.0.0.0/0"]})
+    assert sandbox.get_info().network["allow_out"] == ["example.com"]
+
+    sandbox.update_network({"deny_out": ["0.0.0.0/0"]})
+    assert "allow_out" not in sandbox.get_info().network
+
+
+def test_transform_rules_and_secrets_are_not_available_for_the_team(server, sandbox):
+    rules = {"rules": {"example.com": [{"transform": {"headers": {"x": "y"}}}]}, "allow_out": ["example.com"]}
+
+    with pytest.raises(SandboxException, match="not available for your team"):
+        Sandbox.create("base", network=rules)
+    with pytest.raises(SandboxException, match="not available for your team"):
+        sandbox.update_network(rules)
+    with pytest.raises(Exception, match="not available for your team"):
+        Secret.create("name", "value")
+
+
+def test_what_the_server_does_not_offer_it_says(sandbox):
+    with pytest.raises(SandboxException, match="does not offer"):
+        sandbox.create_snapshot()
+
+
+# --- the server as a process -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bubblewrap", "process"])
+def own_server(request, tmp_path, monkeypatch):
+    if request.param == "bubblewrap" and not bubblewrap_works():
+        pytest.skip("bubblewrap does not work on this machine")
+    server = start_server(tmp_path, request.param)
+    speak_to(server, monkeypatch)
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+
+
+def start_escapee(word):
+    sandbox = Sandbox.create("base", timeout=300)
+    sandbox.commands.run(f"setsid bash -c 'sleep 62; true' {word} </dev/null >/dev/null 2>&1 &", user="agent")
+    eventually(lambda: processes_with(word))
+    return sandbox
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_ends_takes_every_process_and_folder_along(own_server, number):
+    sandbox = start_escapee(word := f"left-{os.urandom(4).hex()}")
+    sandbox.commands.run("sleep 63", background=True, timeout=0)  # an open stream does not hold it up
+
+    own_server.stop(number)
+
+    assert processes_with(word) == []
+    assert not (own_server.root / sandbox.sandbox_id).exists()
+
+
+def test_a_server_that_is_killed_takes_its_processes_along_and_the_next_one_cleans_up(own_server, tmp_path):
+    sandbox = start_escapee(word := f"left-{os.urandom(4).hex()}")
+
+    own_server.stop(signal.SIGKILL)
+    eventually(lambda: not processes_with(word))
+    assert (own_server.root / sandbox.sandbox_id).exists()
+
+    follower = start_server(tmp_path, own_server.isolation)
+    eventually(lambda: httpx.get(f"{follower.url}/health").status_code == 200)
+    assert not (own_server.root / sandbox.sandbox_id).exists()
+    follower.stop()
+
+
+def test_two_servers_do_not_share_a_folder(own_server, tmp_path):
+    eventually(lambda: httpx.get(f"{own_server.url}/health").status_code == 200)
+
+    second = start_server(tmp_path, own_server.isolation)
+
+    assert second.process.wait(20) != 0
+    assert "another E2B server" in second.log.read_text()
+
+
+def test_without_bubblewrap_the_server_warns_or_refuses(tmp_path):
+    insisting = start_server(tmp_path, "bubblewrap", PATH=str(tmp_path))
+    assert insisting.process.wait(20) != 0
+    assert "bubblewrap does not work here" in insisting.log.read_text()
+
+    flexible = start_server(tmp_path, "auto", PATH=str(tmp_path))
+    eventually(lambda: httpx.get(f"{flexible.url}/health").status_code == 200)
+    flexible.stop()
+    assert "NO ISOLATION" in flexible.log.read_text()
