@@ -146,8 +146,8 @@ lock: .local/uv/bin/uv ## Pin the packages that the *.in files ask for anew
 	@.local/uv/bin/python $(PIP_INSTALL) uv==0.13.9
 
 .PHONY: clean
-clean: ## Remove caches, build results and the embedded stack's data (.venv stays)
-	rm -rf .aws-sam .local .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## Remove the embedded stack's data, caches and build results; what was downloaded stays
+	rm -rf .local/data .local/bundles .aws-sam .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # -------------------------------------------------------------------------------------------------- virtual environment

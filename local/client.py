@@ -47,6 +47,10 @@ class Client:
         """The whole row."""
         return dict(self._call("GET", f"/api/tasks/{task_id}")["task"])
 
+    def tasks(self) -> dict[str, Json]:
+        """All own tasks in short, by id."""
+        return dict(self._call("GET", "/api/tasks")["tasks"])
+
     def status(self, task_id: int) -> str:
         return str(self._call("GET", f"/api/task-status/{task_id}")["task"]["status"])
 

@@ -176,6 +176,11 @@ class Stack:
         self._module("sqs", "local.aws", [])
         self.queues = create_queues(self.sqs_url)
 
+    def restart_queue(self) -> None:
+        """Start SQS again after it was stopped. Its messages are gone: the reaper sends them again."""
+        self.processes.restart("sqs")
+        create_queues(self.sqs_url)
+
     def _start_e2b(self, clis: list[Path]) -> None:
         if os.environ.get("E2B_API_KEY"):
             return

@@ -502,10 +502,10 @@ class Contents:
     """Sizes and bytes of blobs."""
 
     def __init__(self, git: Scratch, ids: set[str]) -> None:
-        self.reader = git.start("cat-file", "--batch")
         asked = "".join(f"{one}\n" for one in sorted(ids)).encode()
         answer = git.run("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=asked)
         self.sizes = {one: int(size) for one, size in map(str.split, answer.decode("ascii").splitlines())}
+        self.reader = git.start("cat-file", "--batch")
 
     def __enter__(self) -> Contents:
         return self

@@ -45,6 +45,7 @@ from typing import Any, NamedTuple, NoReturn
 HEARTBEAT_S = 5.0
 CHECK_S = 0.25  # how often the limits are checked; the end of the child itself wakes the supervisor at once
 START_PATIENCE_S = 10.0  # a lock older than this without a supervisor is a start that died
+CHASE_S = 2.0  # of killing one by one, before all processes of the agent's user are killed at once
 STOP_PATIENCE_S = 15.0  # what `stop` waits beyond the job's own grace; more than a start may take
 DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answer of envd
 STDERR_TAIL_BYTES = 4096
@@ -283,6 +284,25 @@ def send(signal_number: int, pids: set[int]) -> None:
             os.kill(pid, signal_number)
 
 
+def kill_all_of(account: Account) -> None:
+    """Kill every process of the user at one stroke."""
+    if (pid := os.fork()) == 0:
+        try:
+            become(account)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def become(account: Account) -> None:
+    """Give up what we are, for good. Raises OSError."""
+    if account.uid is not None:
+        os.setgroups(os.getgrouplist(account.name, account.gid))
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+
+
 def marked(folder: Path) -> set[int]:
     """Processes whose environment names the job: found even when nobody of their family is left."""
     if not LINUX:
@@ -386,6 +406,8 @@ def _age(path: Path) -> float | None:
 def start(folder: Folder) -> None:
     """Start the job unless it was started before. Returns as soon as it runs. Raises UsageError."""
     if not folder.lock():
+        if folder.read("supervisor.json"):  # the one that runs has taken its own; these came with this start
+            _discard_secrets(folder)
         return
     try:
         job = Job.read(folder.path)
@@ -413,7 +435,7 @@ def _become_daemon(folder: Folder, started: int, job: Job, account: Account, env
             _only_own_files(folder.state / "log", keep=started)
             os.chdir("/")
             os.umask(0o077)
-            Supervisor(folder, job).run(account, environment, started)
+            Supervisor(folder, job, account).run(environment, started)
         code = 0
     except BaseException:  # noqa: BLE001 - the last line of a process of its own: into its log, and out
         sys.excepthook(*sys.exc_info())
@@ -438,9 +460,10 @@ def _only_own_files(log: Path, keep: int) -> None:
 class Supervisor:
     """The daemon: starts the child, watches its limits, ends everything, records how it ended."""
 
-    def __init__(self, folder: Folder, job: Job) -> None:
+    def __init__(self, folder: Folder, job: Job, account: Account) -> None:
         self.folder = folder
         self.job = job
+        self.account = account
         self.child = 0
         self.status: int | None = None  # of the child, once it has ended
         self.asked_to_stop = False
@@ -455,14 +478,14 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         self.asked_to_stop = True
 
-    def run(self, account: Account, environment: dict[str, str], started: int) -> None:
+    def run(self, environment: dict[str, str], started: int) -> None:
         if LINUX:
             prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever leaves the process group still comes back to us
         self.folder.write_who("supervisor.json", os.getpid())
         if self.folder.stop.exists():
             self.folder.write_exit("stop", None)
             return
-        self.child = spawn(self.job, self.folder, account, environment)
+        self.child = spawn(self.job, self.folder, self.account, environment)
         self.folder.write_who("child.json", self.child)
         os.close(started)
         reason = self.watch()
@@ -493,12 +516,23 @@ class Supervisor:
         """End whatever is left of the job: a polite signal, the grace, then for certain."""
         send(signal.SIGTERM, self.family())
         deadline = time.monotonic() + self.job.stop_grace_s
-        while self.family() and time.monotonic() < deadline:
+        while not self.is_alone() and time.monotonic() < deadline:
             self.nap(0.05)
-        while family := self.family():  # nobody survives this; who forks meanwhile is in the next round
-            send(signal.SIGKILL, family)
+        deadline = time.monotonic() + CHASE_S
+        while not self.is_alone():
+            send(signal.SIGKILL, self.family())
+            if time.monotonic() > deadline and self.account.uid is not None:
+                kill_all_of(self.account)  # they fork faster than we look
             self.nap(0.05)
-        self.reap()
+
+    def is_alone(self) -> bool:
+        """Whether nobody of the job is left.
+
+        On Linux whoever loses its parent becomes our child: without a child there is no descendant either. That
+        holds at one instant, while reading the process table takes long enough to miss somebody.
+        """
+        has_children = self.reap()
+        return not has_children if LINUX else not self.family()
 
     def verdict(self, reason: str | None) -> tuple[str, int]:
         """How the job ended and its exit code, 128 + n for signal n as in a shell."""
@@ -523,14 +557,16 @@ class Supervisor:
             os.read(self.wake, 512)
         self.reap()
 
-    def reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):  # nobody left
+    def reap(self) -> bool:
+        """Take note of the children that have ended; whether there are others."""
+        with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
-                    return
+                    return True
                 if pid == self.child:
                     self.status = status
+        return False
 
 
 def spawn(job: Job, folder: Folder, account: Account, environment: dict[str, str]) -> int:
@@ -556,12 +592,9 @@ def _exec(job: Job, account: Account, environment: dict[str, str], files: list[i
         os.setsid()
         with contextlib.suppress(OSError):  # Linux: when memory runs out, the job has to go, not its supervisor
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-        if account.uid is not None:
-            os.setgroups(os.getgrouplist(account.name, account.gid))
-            os.setgid(account.gid)
-            os.setuid(account.uid)
-            if LINUX:
-                prctl(PR_SET_NO_NEW_PRIVS, 1)  # sudo and other setuid programs lose their power
+        become(account)
+        if LINUX and account.uid is not None:
+            prctl(PR_SET_NO_NEW_PRIVS, 1)  # sudo and other setuid programs lose their power
         os.umask(0o022)
         os.chdir(account.home / job.cwd)
         os.execvpe(job.argv[0], job.argv, environment)  # noqa: S606 - no shell is the point
@@ -685,7 +718,7 @@ def _grace(folder: Folder) -> float:
 
 
 def _discard_secrets(folder: Folder) -> None:
-    """A job that never ran has not taken its secrets."""
+    """Remove the secrets of a start that is not going to be."""
     with contextlib.suppress(UsageError):
         take_secrets(Job.read(folder.path), folder.path)
 

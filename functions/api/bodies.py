@@ -48,6 +48,8 @@ def _json(content_type: str, body: bytes) -> Any:
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise InvalidInput("Send JSON, with the header Content-Type: application/json")
     try:
-        return json.loads(body)
+        data = json.loads(body)
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, RecursionError):
         raise InvalidInput("The body is not valid JSON") from None
+    return data

@@ -11,6 +11,7 @@ import uvicorn
 
 from local.e2b.server import create_server
 
+KEEP_ALIVE_S = 310  # longer than the SDK keeps an idle connection (E2B_KEEPALIVE_EXPIRY, 300 s)
 SHUTDOWN_GRACE_S = 1  # a stream to a running command would hold the shutdown up for ever
 
 
@@ -44,7 +45,12 @@ def main() -> None:
     listener = listen(options.port)
     print(f"E2B_API_URL=http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(
-        app, log_level="warning", ws="none", lifespan="on", timeout_graceful_shutdown=SHUTDOWN_GRACE_S
+        app,
+        log_level="warning",
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -93,8 +93,9 @@ class Box:
         """Start a command: `sandbox_init.start` with its answer. Raises Refused and BoxGone."""
         try:
             return await asyncio.to_thread(self.call, {"op": "start", **request}, b"c")
-        except Refused as refused:  # init reports the end of that child, too
-            self.exit_status(refused.pid).add_done_callback(lambda _: self.forget(refused.pid))
+        except Refused as refused:  # init will report the end of that child, too
+            pid = refused.pid
+            self.exit_status(pid).add_done_callback(lambda _: self.forget(pid))
             raise
 
     async def ask(self, op: str, **request: Any) -> Reply:

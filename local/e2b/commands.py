@@ -73,7 +73,7 @@ class Ended:
 
 
 def signal_text(number: int) -> str:
-    return (signal.strsignal(number) or str(number)).lower()
+    return (signal.strsignal(number) or str(number)).lower().partition(":")[0]  # macOS says "Killed: 9"
 
 
 Event = Output | Ended

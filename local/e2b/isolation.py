@@ -215,8 +215,12 @@ class Bubblewrap:
 
 
 def installation(path: Path) -> Path:
-    """What a folder of programs needs to be of use: of `prefix/bin`, where links lead to their parts, all of `prefix`."""
-    return path.parent if path.name == "bin" else path
+    """What a folder of programs needs to be of use: all of `prefix` where the programs of `prefix/bin` are links
+    to their parts elsewhere in it, else the folder itself. Never a folder that holds the person's home."""
+    prefix = path.parent
+    leads_out = any(program.is_symlink() and program.resolve().parent != path for program in path.iterdir())
+    is_private = Path.home().is_relative_to(prefix)
+    return prefix if path.name == "bin" and leads_out and not is_private else path
 
 
 def inside(path: Path) -> Path:

@@ -432,14 +432,16 @@ def report_exits(control: socket.socket, commands: set[int]) -> None:
 
 
 def end_everything(sandbox: Sandbox) -> None:
-    """Kill what is left."""
+    """Kill and reap what is left."""
     if sandbox.owns_pid_namespace:
         return  # the kernel does it when pid 1 exits
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us from here on
     give_up = time.monotonic() + 5
     while sandbox.processes() and time.monotonic() < give_up:
         sandbox.signal_all(signal.SIGKILL)
         time.sleep(0.01)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def main() -> None:

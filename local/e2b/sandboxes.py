@@ -101,7 +101,7 @@ class Fleet:
     """All sandboxes below one folder. Use from one event loop, between `open` and `close`."""
 
     def __init__(self, root: Path, extra_path: Sequence[Path], isolation: IsolationChoice) -> None:
-        self._root = root.absolute()
+        self._root = root.resolve()
         self._extra_path = [path.absolute() for path in extra_path]
         self._choice = isolation
         self._isolation: Isolation | None = None
@@ -127,7 +127,10 @@ class Fleet:
 
     async def close(self) -> None:
         """Kill and remove every sandbox."""
-        await asyncio.gather(*(self.kill(sandbox_id) for sandbox_id in list(self._sandboxes)), return_exceptions=True)
+        results = await asyncio.gather(*map(self.kill, self._sandboxes), return_exceptions=True)
+        for problem in results:
+            if isinstance(problem, BaseException) and not isinstance(problem, NotFound):
+                logger.error("a sandbox could not be removed", exc_info=problem)
         for task in [*self._tasks, *self._creations.values()]:
             task.cancel()
         if self._lock is not None:

@@ -35,16 +35,12 @@ MATCHERS = {
 def mismatches(expected, value, where="$"):
     """What of `value` is not as expected: objects may have more keys, lists may not have more elements."""
     match expected:
-        case dict():
-            if not isinstance(value, dict):
-                return [f"{where}: {value!r} is no object"]
-            found = [mismatches(part, value.get(key, ABSENT), f"{where}.{key}") for key, part in expected.items()]
-            return sum(found, [])
-        case list():
-            if not isinstance(value, list) or len(value) != len(expected):
-                return [f"{where}: {value!r} is not a list of {len(expected)}"]
-            found = [mismatches(part, value[i], f"{where}[{i}]") for i, part in enumerate(expected)]
-            return sum(found, [])
+        case dict() if isinstance(value, dict):
+            parts = [(part, value.get(key, ABSENT), f"{where}.{key}") for key, part in expected.items()]
+            return [problem for part in parts for problem in mismatches(*part)]
+        case list() if isinstance(value, list) and len(value) == len(expected):
+            parts = [(part, value[i], f"{where}[{i}]") for i, part in enumerate(expected)]
+            return [problem for part in parts for problem in mismatches(*part)]
         case str() if expected.startswith("$re:"):
             fits = isinstance(value, str) and re.search(expected.removeprefix("$re:"), value)
         case str() if expected in MATCHERS:

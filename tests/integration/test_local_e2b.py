@@ -1,12 +1,13 @@
 """The local E2B server, driven by the unmodified SDK: what our executor relies on, and where real envd bites."""
 
 import contextlib
-import gzip
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,11 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import FileType
 
+from local.e2b.isolation import installation
+
 PROJECT = Path(__file__).parents[2]
 API_KEY = "local-key"
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 @dataclass
@@ -47,27 +51,24 @@ class Server:
     root: Path
     isolation: str
     log: Path
-    tools: Path
-
-    @property
-    def separates_users(self):
-        return self.isolation == "bubblewrap" and os.geteuid() == 0
+    separates_users: bool
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         self.process.wait(20)
 
 
-def start_server(folder, isolation, **env):
-    tools = folder / "tools"
-    if not tools.exists():
-        tools.mkdir(parents=True)
-        (tools / "claude").write_text("#!/bin/sh\necho the agent\n")
-        (tools / "claude").chmod(0o755)
-    argv = [sys.executable, "-m", "local.e2b", "--root", str(folder / "root"), "--isolation", isolation]
+def start_server(folder, isolation, *, as_nobody=False, **env):
+    argv = ["-m", "local.e2b", "--root", str(folder / "root"), "--isolation", isolation]
+    argv += ["--extra-path", str(install_an_agent(folder))]
+    if as_nobody:
+        argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SYSTEM_PYTHON, *argv]
+        env |= {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    else:
+        argv = [sys.executable, *argv]
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            [*argv, "--extra-path", str(tools)],
+            argv,
             cwd=PROJECT,
             env={**os.environ, "E2B_API_KEY": API_KEY, **env},
             stdout=subprocess.PIPE,
@@ -76,8 +77,20 @@ def start_server(folder, isolation, **env):
         )
     with process.stdout:
         name, _, url = process.stdout.readline().strip().partition("=")
-    assert name == "E2B_API_URL"
-    return Server(process, url, folder / "root", isolation, folder / "log", tools)
+    assert name == "E2B_API_URL", (folder / "log").read_text()
+    separates_users = isolation == "bubblewrap" and os.geteuid() == 0 and not as_nobody
+    return Server(process, url, folder / "root", isolation, folder / "log", separates_users)
+
+
+def install_an_agent(folder):
+    """A folder for PATH whose program is a link to its parts, as `ensure_cli` makes it."""
+    programs = folder / "agent/bin"
+    if not programs.exists():
+        programs.mkdir(parents=True)
+        (folder / "agent/claude.sh").write_text("#!/bin/sh\necho the agent\n")
+        (folder / "agent/claude.sh").chmod(0o755)
+        (programs / "claude").symlink_to("../claude.sh")
+    return programs
 
 
 def speak_to(server, monkeypatch):
@@ -86,13 +99,27 @@ def speak_to(server, monkeypatch):
     monkeypatch.setenv("E2B_API_KEY", API_KEY)
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "process"])
-def running_server(request, tmp_path_factory):
-    if request.param == "bubblewrap" and not bubblewrap_works():
+@pytest.fixture(scope="module", params=["bubblewrap", "bubblewrap-as-nobody", "process"])
+def running_server(request):
+    isolation, _, as_nobody = request.param.partition("-")
+    if isolation == "bubblewrap" and not bubblewrap_works():
         pytest.skip("bubblewrap does not work on this machine")
-    server = start_server(tmp_path_factory.mktemp(f"e2b-{request.param}"), request.param)
-    yield server
-    server.stop()
+    if as_nobody and not nobody_can_run_a_server():
+        pytest.skip("only root can start a server as nobody, and only with a python that nobody can read")
+    with tempfile.TemporaryDirectory(prefix="local-e2b-") as folder:
+        if as_nobody:
+            os.chown(folder, 65534, 65534)
+        server = start_server(Path(folder), isolation, as_nobody=bool(as_nobody))
+        yield server
+        server.stop()
+
+
+def nobody_can_run_a_server():
+    if os.geteuid() != 0 or shutil.which("setpriv") is None or not Path(SYSTEM_PYTHON).exists():
+        return False
+    script = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import e2b, uvicorn, psutil, starlette"
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SYSTEM_PYTHON, "-Bc", script]
+    return subprocess.run(argv, check=False, capture_output=True, cwd="/").returncode == 0
 
 
 def bubblewrap_works():
@@ -222,6 +249,14 @@ def test_python_git_and_the_extra_tools_are_there_for_the_agent(sandbox):
     assert sandbox.commands.run(script, user="agent").stdout.splitlines() == ["one", "2", "the agent"]
 
 
+def test_a_folder_of_programs_never_brings_the_persons_home_along(tmp_path, monkeypatch):
+    programs = install_an_agent(tmp_path)
+    assert installation(programs) == programs.parent
+
+    monkeypatch.setenv("HOME", str(programs.parent))
+    assert installation(programs) == programs
+
+
 def test_output_arrives_while_the_command_runs(sandbox):
     seen = threading.Event()
     arrived = []
@@ -318,11 +353,17 @@ def test_a_client_that_leaves_ends_nothing(sandbox):
 
 
 def test_output_nobody_listens_to_is_lost(sandbox):
-    script = "until [ -e one ]; do sleep 0.02; done; echo early; touch said; until [ -e two ]; do sleep 0.02; done; echo late"
+    script = "; ".join(
+        [
+            "until [ -e one ]; do sleep 0.02; done",
+            "echo early; touch said",
+            "until [ -e two ]; do sleep 0.02; done",
+            "echo late",
+        ]
+    )
     command = sandbox.commands.run(script, background=True, timeout=0)
     pid = command.pid
     command.disconnect()
-    # envd notices that a client has left when it next has something to tell it, and so do we: two more lines
     sandbox.files.write("one", "")
     eventually(lambda: sandbox.files.exists("said"))
 
@@ -445,7 +486,7 @@ def test_a_planted_symlink_leads_nowhere_on_the_machine(server, sandbox, tmp_pat
     for path in ("out/planted", f"{tmp_path}/planted"):
         with contextlib.suppress(SandboxException):
             sandbox.files.write(path, "x", user="agent")
-    assert os.listdir(tmp_path) == ["private"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "private"]
 
 
 def test_a_planted_fifo_hangs_nobody(sandbox):

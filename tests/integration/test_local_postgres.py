@@ -282,5 +282,7 @@ def test_auth_functions_read_the_claims_of_the_request(database):
         assert connection.execute("select auth.uid(), auth.role()").fetchone() == (None, None)
         claims = f'{{"sub": "{user}", "role": "authenticated", "email": "ada@example.com"}}'
         connection.execute("select set_config('request.jwt.claims', %s, true)", (claims,))
-        answer = connection.execute("select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'sub'").fetchone()
+        answer = connection.execute(
+            "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'sub'"
+        ).fetchone()
     assert answer == (user, "authenticated", "ada@example.com", user)

@@ -118,6 +118,13 @@ def is_gone(pid):
         return True
 
 
+def is_marked(environ, mark):
+    try:
+        return mark in environ.read_bytes()
+    except OSError:  # it ended meanwhile
+        return False
+
+
 # --- start and look ---------------------------------------------------------------------------------------
 
 
@@ -291,6 +298,14 @@ def test_secrets_reach_the_job_and_nothing_else(job, home):
     assert answer["text"].split() == ["s3cret-value", "job.json", "state", "stderr", "stdout"]
     kept = [path for path in job.folder.rglob("*") if path.is_file() and path.name != "stdout"]
     assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+def test_secrets_that_come_with_a_second_start_are_removed(job):
+    job.write("sleep", "60", secret_env_file="secret", stop_grace_s=1)
+    for _ in range(2):
+        (job.folder / "secret").write_text('{"KEY": "s3cret-value"}')
+        assert job.start()["state"] == "running"
+        assert not (job.folder / "secret").exists()
 
 
 def test_a_broken_secret_file_is_removed_and_never_shown(job):
@@ -510,6 +525,16 @@ class TestAsAnotherUser:
 
         assert job.stop()["ended_by"] == "stop"
         assert all(is_gone(pid) for pid in pids)
+
+    def test_nobody_is_quick_enough_to_flee(self, job):
+        flee = "import os,time\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid(); time.sleep(0.001)"
+        job.write(sys.executable, "-c", f"import os\nos.fork() or exec({flee!r})\nos.wait()", stop_grace_s=0.2)
+        answer = job.start("--wait-s", WAIT_S)
+
+        assert answer["state"] == "ended"
+        mark = f"SANDBOX_JOB={job.folder}".encode()
+        alive = [place for place in Path("/proc").glob("[0-9]*/environ") if is_marked(place, mark)]
+        assert alive == []
 
     def test_a_job_of_root_stays_root(self, job):
         assert job.write("id", "-u", user="root", cwd="/").run()["text"] == "0\n"

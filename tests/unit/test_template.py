@@ -22,7 +22,6 @@ FILLED_IN = {
     "TokenExchange": "strict",
     "SupabaseUrl": "https://project.supabase.co",
     "SupabasePublishableKey": "sb_publishable_key_of_the_project",
-    "CorsOrigins": "http://localhost:3000,http://localhost:3001",
 }
 
 

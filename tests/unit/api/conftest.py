@@ -1,22 +1,22 @@
-"""The API on fakes, and tokens of every kind."""
+"""The API on fakes."""
 
-import time
 import uuid
 from dataclasses import dataclass, replace
 
 import jwt
 import pytest
-from fastapi.testclient import TestClient
+from mangum import Mangum
 
 from functions.api.app import create_app
 from functions.api.deps import Ports
 from shared.adapters.local_box import LocalBox
 from shared.config import ApiSettings
+from tests.fakes.lambda_client import LambdaClient
 from tests.fakes.run_queue import FakeRunQueue
 from tests.fakes.task_store import FakeDatabase
+from tests.fakes.tokens import JWT_SECRET, bearer, own_claims, signed
 from tests.fakes.user_directory import FakeUsers
 
-JWT_SECRET = "a secret that is long enough for HS256"
 ENVIRONMENT = {
     "ENVIRONMENT": "development",
     "SUPABASE_URL": "https://project.supabase.co",
@@ -51,7 +51,7 @@ class World:
             box=lambda: self.box,
         )
         app = create_app(replace(self.settings, **settings), ports)
-        return TestClient(app, raise_server_exceptions=False)
+        return LambdaClient(Mangum(app, lifespan="off"))
 
     def new_user(self):
         user_id = str(uuid.uuid4())
@@ -59,29 +59,11 @@ class World:
         return user_id
 
 
-def signed(claims, key=JWT_SECRET, algorithm="HS256", **header):
-    return jwt.encode(claims, key, algorithm=algorithm, headers=header or None)
-
-
-def own_claims(user_id, **changes):
-    now = int(time.time())
-    claims = {"user_id": user_id, "type": "access", "iat": now, "exp": now + 600, "sub": user_id}
-    claims |= {"role": "authenticated", "aud": "authenticated"} | changes
-    return {key: value for key, value in claims.items() if value is not None}
-
-
-def supabase_claims(user_id, **changes):
-    return own_claims(user_id, **{"user_id": None, "type": None, "session_id": str(uuid.uuid4()), **changes})
-
-
-def bearer(token):
-    return {"Authorization": f"Bearer {token}"}
-
-
 @pytest.fixture
 def world():
     settings = ApiSettings.from_env(ENVIRONMENT)
-    return World(settings, FakeDatabase(), FakeUsers(), FakeRunQueue(), LocalBox.from_ring(settings.secrets_master_keys))
+    box = LocalBox.from_ring(settings.secrets_master_keys)
+    return World(settings, FakeDatabase(), FakeUsers(), FakeRunQueue(), box)
 
 
 @pytest.fixture

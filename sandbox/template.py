@@ -1,0 +1,50 @@
+"""Builds the sandbox template that `e2b.toml` describes: `python -m sandbox.template`, needs E2B_API_KEY."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from e2b import Template, default_build_logger
+from e2b.template.main import TemplateBuilder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxTemplate:
+    """The record in `e2b.toml`."""
+
+    template_name: str
+    dockerfile: str  # relative to the project
+    cpu_count: int
+    memory_mb: int
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises TypeError when a setting is missing or unknown."""
+        return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
+
+    def steps(self) -> TemplateBuilder:
+        """The Dockerfile as E2B understands it. Raises e2b's DockerfileSyntaxError."""
+        return Template(file_context_path=ROOT).from_dockerfile(str(ROOT / self.dockerfile))
+
+
+def main() -> int:
+    template = SandboxTemplate.read(ROOT / "e2b.toml")
+    built = Template.build(
+        template.steps(),
+        template.template_name,
+        cpu_count=template.cpu_count,
+        memory_mb=template.memory_mb,
+        on_build_logs=default_build_logger(),
+    )
+    print(f"Built {template.template_name}: {built.template_id}, build {built.build_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

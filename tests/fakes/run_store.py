@@ -1,0 +1,278 @@
+"""Runs in memory, with the semantics of the database's run functions: both pass tests/integration/test_run_store.py."""
+
+import itertools
+import json
+import math
+import uuid
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timedelta
+
+from shared.domain.errors import InvalidInput, TooMany
+from shared.domain.messages import RunMessage
+from shared.domain.ports import Claim, ClaimOutcome, NewTask, Row, StartedRun
+from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunStatus, check_phase
+from shared.domain.secret import Sealed
+from tests.fakes.clock import FakeClock
+from tests.fakes.task_store import EMPTY_TASK
+
+ALIVE = {RunStatus.QUEUED, RunStatus.RUNNING}
+CREDENTIAL_LIFE = timedelta(days=2)
+# What a step may change; other keys of its changes are ignored, as advance_run does.
+STEP_COLUMNS = {
+    "phase",
+    "attempt",
+    "sandbox_id",
+    "agent_session_id",
+    "base_commit",
+    "output_offset",
+    "reader_state",
+    "usage",
+    "exit_code",
+    "error_code",
+    "error",
+}
+FILE_COLUMNS = ("path", "previous_path", "status", "mode", "before", "after", "encoding", "size", "truncated")
+
+
+def stored(value):
+    """What comes back of a value that went through JSON into PostgreSQL, which has no place for NULs and half pairs."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("The database refused the data.", database_code="22P05") from error
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise InvalidInput("The database refused the data.", database_code="22P05")
+    return json.loads(text)
+
+
+@dataclass
+class FakeRunDatabase:
+    """The rows, for everybody to look at, and what a signed-in user may do with them."""
+
+    now: FakeClock = field(default_factory=FakeClock)
+    tasks: dict[int, Row] = field(default_factory=dict)
+    runs: dict[str, Row] = field(default_factory=dict)
+    events: list[Row] = field(default_factory=list)
+    files: list[Row] = field(default_factory=list)
+    credentials: dict[str, Row] = field(default_factory=dict)
+    limits: dict[str, int] = field(
+        default_factory=lambda: {"active_per_user": 50, "running_per_user": 10, "running_in_all": 100}
+    )
+    ids: itertools.count = field(default_factory=lambda: itertools.count(1))
+
+    def store(self, *, lease_s: int = 150, run_timeout_s: int = 3300) -> "FakeRunStore":
+        return FakeRunStore(self, lease_s, run_timeout_s)
+
+    def create_task(self, user_id: str, task: NewTask, *, setup_script: str | None = None) -> StartedRun:
+        task_id = next(self.ids)
+        self.tasks[task_id] = EMPTY_TASK | {
+            "id": task_id,
+            "user_id": user_id,
+            "agent": task.agent,
+            "repo_url": task.repo_url,
+            "target_branch": task.branch,
+            "setup_script": setup_script,  # of the project
+            "chat_messages": [self._chat_message("user", task.prompt)],
+        }
+        if task.credential:
+            self.credentials[task.credential_id] = {
+                "user_id": user_id,
+                "sealed": task.credential,
+                "expires_at": self.now() + CREDENTIAL_LIFE,
+            }
+        return self._insert_run(self.tasks[task_id], task.prompt, task.credential and task.credential_id, task)
+
+    def retry(self, task_id: int) -> StartedRun:
+        task = self.tasks[task_id]
+        task |= {"status": "pending", "error": None, "completed_at": None}
+        last = [run for run in self.runs.values() if run["task_id"] == task_id][-1]
+        return self._insert_run(task, last["prompt"], None, None, kind="retry")
+
+    def request_cancel(self, task_id: int) -> None:
+        [run] = [r for r in self.runs.values() if r["task_id"] == task_id and r["status"] in ALIVE]
+        run["cancel_requested_at"] = run["cancel_requested_at"] or self.now()
+
+    def events_of(self, task_id: int) -> list[Row]:
+        return [event for event in self.events if event["task_id"] == task_id]
+
+    def append_events(self, task_id: int, run_id: str, events: Collection[Event]) -> None:
+        for event in events:
+            seq = 1 + max((e["seq"] for e in self.events_of(task_id)), default=0)
+            row = {"task_id": task_id, "seq": seq, "run_id": run_id, "kind": str(event.kind), "at": self.now()}
+            self.events.append(row | {"payload": stored(dict(event.payload))})
+
+    def active(self, status: Collection[str], user_id: str | None = None) -> int:
+        return sum(r["status"] in status and user_id in (None, r["user_id"]) for r in self.runs.values())
+
+    def _insert_run(self, task: Row, prompt: str, credential_id, new: NewTask | None, kind: str = "first") -> StartedRun:
+        if self.active(ALIVE, task["user_id"]) >= self.limits["active_per_user"]:
+            raise TooMany("Too many tasks are active. Wait for one to end, then try again.")
+        run_id = str(uuid.uuid4())
+        self.runs[run_id] = {each.name: None for each in fields(Run)} | {
+            "id": run_id,
+            "task_id": task["id"],
+            "user_id": task["user_id"],
+            "kind": kind,
+            "prompt": prompt,
+            "agent": AgentName(task["agent"]),
+            "model": new.model if new else None,
+            "trace_id": new.trace_id if new else None,
+            "git_credential_id": credential_id,
+            "status": RunStatus.QUEUED,
+            "phase": Phase.QUEUED,
+            **dict.fromkeys(("seq", "fence", "attempt", "output_offset"), 0),
+            "reader_state": {},
+            "usage": {},
+            "lease_until": None,
+            "next_check_at": self.now(),
+            "cancel_requested_at": None,
+            "created_at": self.now(),
+            "finished_at": None,
+        }
+        self.append_events(task["id"], run_id, [Event("phase", {"phase": "queued"})])
+        return StartedRun(task_id=task["id"], run_id=run_id, seq=0, created=True)
+
+    def _chat_message(self, role: str, content: str) -> Row:
+        return {"role": role, "content": content, "timestamp": self.now().isoformat()}
+
+
+@dataclass
+class FakeRunStore:
+    database: FakeRunDatabase
+    lease_s: int
+    run_timeout_s: int
+
+    def claim(self, message: RunMessage) -> Claim:
+        row, now = self.database.runs.get(message.run_id), self._now
+        if row is None:
+            return Claim(ClaimOutcome.UNKNOWN)
+        if row["status"] not in ALIVE:
+            return Claim(ClaimOutcome.ENDED)
+        leased = row["lease_until"] is not None and row["lease_until"] > now
+        if leased and row["seq"] == message.seq:
+            left_s = (row["lease_until"] - now).total_seconds()
+            return Claim(ClaimOutcome.BUSY, retry_in_s=math.ceil(left_s) + 1)
+        if row["seq"] != message.seq:
+            if row["next_check_at"] <= now and not leased:
+                return Claim(ClaimOutcome.OVERDUE, seq=row["seq"])
+            return Claim(ClaimOutcome.STALE)
+        if row["status"] is RunStatus.QUEUED and row["cancel_requested_at"] is None:
+            if self._is_full(row["user_id"]):
+                wait_s = min(30, 2 + int((now - row["created_at"]).total_seconds()) // 10)
+                row["next_check_at"] = now + timedelta(seconds=wait_s)
+                return Claim(ClaimOutcome.WAITING, retry_in_s=wait_s)
+            self._admit(row)
+        row["attempt"] += 1
+        return Claim(ClaimOutcome.CLAIMED, self._taken(row))
+
+    def seize(self, run_id: str) -> Run | None:
+        row = self.database.runs.get(run_id)
+        return self._taken(row) if row and row["status"] in ALIVE else None
+
+    def advance(self, run: Run, step: Advance) -> int | None:
+        check_phase(run.phase, step.phase or run.phase)
+        changes = stored({**step.changes, "phase": step.phase or run.phase})
+        events = [Event(event.kind, stored(dict(event.payload))) for event in step.events]
+        row = self._held(run)
+        if row is None:
+            return None
+        row |= {name: value for name, value in changes.items() if name in STEP_COLUMNS}
+        row["phase"] = Phase(row["phase"])
+        row |= {"seq": row["seq"] + 1, "lease_until": None}
+        row["next_check_at"] = self._now + timedelta(seconds=step.check_in_s)
+        self.database.tasks[run.task_id]["container_id"] = row["sandbox_id"]
+        self.database.append_events(run.task_id, run.id, events)
+        return row["seq"]
+
+    def finish(self, run: Run, end: Finish) -> bool:
+        written = stored(asdict(end))
+        row = self._held(run)
+        if row is None:
+            return False
+        ended = {"status": RunStatus(end.status), "phase": Phase.DONE, "finished_at": self._now}
+        row |= ended | {"error_code": end.error_code, "error": end.error}
+        row |= {"seq": row["seq"] + 1, "lease_until": None, "usage": written["usage"] or row["usage"]}
+        task = self.database.tasks[run.task_id]
+        task |= {"status": str(end.status), "error": end.error, "completed_at": self._now.isoformat()}
+        if result := written["result"]:
+            task |= {"commit_hash": result["commit_hash"], "git_diff": result["diff"], "git_patch": result["patch"]}
+            task["changed_files"] = result["changed_files"]
+            task["execution_metadata"] = task["execution_metadata"] | result["metadata"]
+            task["has_patch"] = bool(result["patch"])
+            self._add_files(run, result["files"])
+        if end.message:
+            task["chat_messages"] = [*task["chat_messages"], self.database._chat_message("assistant", end.message)]
+        self._drop_credentials({run.git_credential_id})
+        self.database.append_events(run.task_id, run.id, end.events)
+        return True
+
+    def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
+        before = self._now - timedelta(seconds=grace_s)
+        rows = [r for r in self.database.runs.values() if r["status"] in ALIVE and r["next_check_at"] < before]
+        rows = [r for r in rows if r["lease_until"] is None or r["lease_until"] < self._now]
+        due = sorted(rows, key=lambda r: r["next_check_at"])[:limit]
+        for row in due:
+            row["next_check_at"] = self._now
+        names = ("task_id", "seq", "user_id", "trace_id")
+        return [RunMessage(run_id=row["id"], **{name: row[name] for name in names}) for row in due]
+
+    def live(self, run_ids: Collection[str]) -> set[str]:
+        return {i for i in run_ids if i in self.database.runs and self.database.runs[i]["status"] in ALIVE}
+
+    def git_credential(self, run: Run) -> Sealed | None:
+        row = self.database.credentials.get(run.git_credential_id or "")
+        return row["sealed"] if row and row["user_id"] == run.user_id else None
+
+    def expire_credentials(self) -> int:
+        ended = {r["git_credential_id"] for r in self.database.runs.values() if r["status"] not in ALIVE}
+        old = {i for i, row in self.database.credentials.items() if row["expires_at"] < self._now}
+        return self._drop_credentials(ended | old)
+
+    @property
+    def _now(self) -> datetime:
+        return self.database.now()
+
+    def _is_full(self, user_id: str) -> bool:
+        running, limits = {RunStatus.RUNNING}, self.database.limits
+        return (
+            self.database.active(running) >= limits["running_in_all"]
+            or self.database.active(running, user_id) >= limits["running_per_user"]
+        )
+
+    def _admit(self, row: Row) -> None:
+        row |= {"status": RunStatus.RUNNING, "phase": Phase.PROVISIONING, "started_at": self._now}
+        row["deadline_at"] = self._now + timedelta(seconds=self.run_timeout_s)
+        self.database.tasks[row["task_id"]] |= {"status": "running", "started_at": self._now.isoformat()}
+        self.database.append_events(row["task_id"], row["id"], [Event("phase", {"phase": "provisioning"})])
+
+    def _taken(self, row: Row) -> Run:
+        row |= {"fence": row["fence"] + 1, "lease_until": self._now + timedelta(seconds=self.lease_s)}
+        task = self.database.tasks[row["task_id"]]
+        of_task = {
+            "repo_url": task["repo_url"],
+            "branch": task["target_branch"],
+            "setup_script": task["setup_script"],
+            "cancel_requested": row["cancel_requested_at"] is not None,
+        }
+        return Run(**{each.name: row[each.name] for each in fields(Run)} | of_task)
+
+    def _held(self, run: Run) -> Row | None:
+        row = self.database.runs.get(run.id)
+        return row if row and row["fence"] == run.fence and row["status"] in ALIVE else None
+
+    def _add_files(self, run: Run, files: Collection[Row]) -> None:
+        known = {(row["run_id"], row["path"]) for row in self.database.files}
+        for file in files:
+            if (run.id, file["path"]) not in known:
+                known.add((run.id, file["path"]))
+                row = {name: file.get(name) for name in FILE_COLUMNS}
+                self.database.files.append({"run_id": run.id, "task_id": run.task_id, **row})
+
+    def _drop_credentials(self, ids: Collection[str | None]) -> int:
+        gone = [i for i in ids if i is not None and self.database.credentials.pop(i, None)]
+        for row in self.database.runs.values():
+            if row["git_credential_id"] in gone:
+                row["git_credential_id"] = None  # on delete set null
+        return len(gone)

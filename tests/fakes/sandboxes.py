@@ -1,0 +1,268 @@
+"""Sandboxes in memory: files are a dict, jobs are scripts, time is the clock's.
+
+The jobs answer like sandbox/supervisor.py; both pass tests/integration/test_jobs.py.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from functions.executor.errors import CommandFailed, SandboxGone
+from functions.executor.ports import SandboxInfo
+from shared.domain.errors import RunFailed
+from shared.domain.run import Run
+from tests.fakes.clock import FakeClock
+
+TERMINATED = 128 + 15
+STDERR_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What a job does, in seconds since its start. `ends_at` None: it goes on until somebody ends it.
+
+    `writes` are files that it leaves in the run's folder; `crashes_at` is the death of its supervisor.
+    """
+
+    output: tuple[tuple[float, bytes], ...] = ()
+    ends_at: float | None = 0
+    exit_code: int = 0
+    ended_by: str = "exit"  # or signal
+    stderr: str = ""
+    writes: Mapping[str, bytes] = field(default_factory=dict)
+    crashes_at: float | None = None
+
+
+@dataclass
+class FakeJob:
+    """A job that was started; `limits` is its job.json."""
+
+    script: Script
+    limits: Mapping[str, object]
+    started_at: datetime
+    now: FakeClock
+    stopped_after: float | None = None
+    tidied: bool = False  # it crashed, and somebody has stopped it since
+
+    @property
+    def age(self) -> float:
+        return (self.now() - self.started_at).total_seconds()
+
+    @property
+    def end(self) -> tuple[float, str, int | None] | None:
+        """When, how and with which exit code it ends; None when nothing will end it."""
+        ends = [
+            (at, by, code)
+            for at, by, code in (
+                (self.stopped_after, "stop", TERMINATED),
+                (self.script.ends_at, self.script.ended_by, self.script.exit_code),
+                (self._too_much_output_at(), "output_limit", TERMINATED),
+                (self.limits["timeout_s"], "timeout", TERMINATED),
+                (self._idle_at(), "idle", TERMINATED),
+            )
+            if at is not None
+        ]
+        return min(ends, key=lambda end: end[0], default=None)
+
+    @property
+    def crashed(self) -> bool:
+        at = self.script.crashes_at
+        return at is not None and at <= self.age and not self.tidied
+
+    @property
+    def ended(self) -> bool:
+        return self.tidied or (not self.crashed and self.end is not None and self.end[0] <= self.age)
+
+    @property
+    def stdout(self) -> bytes:
+        until = min(self.age, self.end[0]) if self.end else self.age
+        return b"".join(data for at, data in self.script.output if at <= until)
+
+    def _too_much_output_at(self) -> float | None:
+        total = 0
+        for at, data in self.script.output:
+            total += len(data)
+            if total > self.limits["max_output_bytes"]:
+                return at
+        return None
+
+    def _idle_at(self) -> float | None:
+        patience, last = self.limits["idle_timeout_s"], 0.0
+        if patience is None:
+            return None
+        for at, _ in self.script.output:
+            if at - last > patience:
+                break
+            last = at
+        return last + patience
+
+
+@dataclass
+class FakeSandbox:
+    """One sandbox, running or paused."""
+
+    id: str
+    run_id: str
+    started_at: datetime
+    scripts: dict[str, Script]
+    now: FakeClock
+    paused: bool = False
+    files: dict[str, bytes] = field(default_factory=dict)
+    jobs: dict[str, FakeJob] = field(default_factory=dict)
+    commands: list[list[str]] = field(default_factory=list)
+
+    def file(self, *parts: str) -> bytes:
+        return self.files["/".join(("runs", self.run_id, *parts))]
+
+    def has_file(self, *parts: str) -> bool:
+        return "/".join(("runs", self.run_id, *parts)) in self.files
+
+
+@dataclass
+class FakeSandboxes:
+    """E2B. `scripts` says what each job of a new sandbox does; `down` is raised by everything while it is set."""
+
+    now: FakeClock
+    scripts: dict[str, Script] = field(default_factory=dict)
+    boxes: dict[str, FakeSandbox] = field(default_factory=dict)
+    created: list[str] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+    down: Exception | None = None
+
+    def find(self, run_id: str) -> str | None:
+        self._answer()
+        return next((box.id for box in self.boxes.values() if box.run_id == run_id), None)
+
+    def create(self, run: Run) -> str:
+        self._answer()
+        if known := self.find(run.id):  # the idempotency key
+            return known
+        self.created.append(f"sbx{len(self.created) + 1}")
+        self.boxes[self.created[-1]] = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now)
+        return self.created[-1]
+
+    def attach(self, sandbox_id: str) -> "FakeWorkbench":
+        self._answer()
+        self._box(sandbox_id).paused = False
+        return FakeWorkbench(self, sandbox_id)
+
+    def kill(self, sandbox_id: str) -> None:
+        self._answer()
+        if self.boxes.pop(sandbox_id, None):
+            self.killed.append(sandbox_id)
+
+    def list_ours(self) -> Iterator[SandboxInfo]:
+        self._answer()
+        for box in list(self.boxes.values()):
+            yield SandboxInfo(id=box.id, run_id=box.run_id, started_at=box.started_at)
+
+    @property
+    def only(self) -> FakeSandbox:
+        [box] = self.boxes.values()
+        return box
+
+    def _answer(self) -> None:
+        if self.down:
+            raise self.down
+
+    def _box(self, sandbox_id: str) -> FakeSandbox:
+        self._answer()
+        if sandbox_id not in self.boxes:
+            raise SandboxGone(sandbox_id=sandbox_id)
+        return self.boxes[sandbox_id]
+
+
+@dataclass
+class FakeWorkbench:
+    sandboxes: FakeSandboxes
+    sandbox_id: str
+
+    def upload(self, files: Mapping[str, bytes]) -> None:
+        self._box.files.update(files)
+
+    def read(self, path: str) -> bytes:
+        if path not in self._box.files:
+            raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing", path=path)
+        return self._box.files[path]
+
+    def run(self, argv: list[str], *, timeout_s: int) -> str:
+        """Only ever our supervisor: `python3 …/supervisor.py VERB JOB_DIR [--option value]…`."""
+        box = self._box
+        box.commands.append(argv)
+        python, program, verb, job_dir, *rest = argv
+        assert python == "python3"
+        if program not in box.files:
+            raise CommandFailed(2, f"python3: can't open file '{program}'")
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
+        {"start": self._start, "look": lambda _: None, "stop": self._stop}[verb](job_dir)
+        self._wait(job_dir, float(options.get("--wait-s", 0)))
+        self._settle(job_dir)
+        offset, limit = int(options.get("--offset", 0)), int(options.get("--max-bytes", 256 * 1024))
+        return json.dumps(_look(box.jobs.get(job_dir), offset, limit))
+
+    @property
+    def _box(self) -> FakeSandbox:
+        return self.sandboxes._box(self.sandbox_id)
+
+    def _start(self, job_dir: str) -> None:
+        box = self._box
+        if job_dir in box.jobs:
+            return
+        limits = json.loads(box.files[f"{job_dir}/job.json"])
+        if limits["secret_env_file"]:
+            del box.files[f"{job_dir}/{limits['secret_env_file']}"]
+        script = box.scripts[job_dir.rpartition("/")[2]]
+        box.jobs[job_dir] = FakeJob(script, limits, box.now(), box.now)
+
+    def _stop(self, job_dir: str) -> None:
+        box = self._box
+        if job_dir not in box.jobs:  # one that never ran can never start
+            box.jobs[job_dir] = FakeJob(Script(ends_at=None), {"timeout_s": None, "max_output_bytes": 0}, box.now(), box.now)
+            box.jobs[job_dir].limits |= {"idle_timeout_s": None}
+        job = box.jobs[job_dir]
+        if job.crashed:
+            job.tidied = True
+        elif not job.ended:
+            job.stopped_after = job.age
+
+    def _wait(self, job_dir: str, seconds: float) -> None:
+        """Time passes until the job's end, at most so long."""
+        job = self._box.jobs.get(job_dir)
+        if job is None or job.ended or job.crashed:
+            return
+        ends = [at for at in (job.end and job.end[0], job.script.crashes_at) if at is not None]
+        self.sandboxes.now.pass_(min([seconds, *(max(0.0, at - job.age) for at in ends)]))
+
+    def _settle(self, job_dir: str) -> None:
+        """What a job leaves behind when it comes to its own end."""
+        job = self._box.jobs.get(job_dir)
+        if job and job.ended and job.end and job.end[1] in {"exit", "signal"}:
+            folder = job_dir.rpartition("/")[0]
+            self._box.files.update({f"{folder}/{name}": data for name, data in job.script.writes.items()})
+
+
+def _look(job: FakeJob | None, offset: int, limit: int) -> dict:
+    if job is None:
+        return _answer("absent", None, None, b"", offset, limit, "")
+    state = "crashed" if job.crashed else "ended" if job.ended else "running"
+    by, code = None, None
+    if state == "ended":
+        by, code = ("stop", None) if job.tidied else job.end[1:]
+    return _answer(state, by, code, job.stdout, offset, limit, job.script.stderr)
+
+
+def _answer(state, ended_by, exit_code, stdout, offset, limit, stderr) -> dict:
+    data = stdout[offset : offset + limit]
+    if not (state in {"ended", "crashed"} and len(data) < limit):  # whole lines only, unless one fills the chunk
+        data = data[: data.rfind(b"\n") + 1] or (data if len(data) == limit else b"")
+    return {
+        "state": state,
+        "exit_code": exit_code,
+        "ended_by": ended_by,
+        "output_bytes": len(stdout),
+        "offset": offset + len(data),
+        "chunk": base64.b64encode(data).decode(),
+        "stderr_tail": stderr.encode()[-STDERR_TAIL_BYTES:].decode(errors="replace"),
+    }

@@ -1,0 +1,159 @@
+"""The work is killed, doubled and delayed; each run still ends once, with one sandbox."""
+
+import random
+from collections import defaultdict
+
+import pytest
+
+from functions.executor.sandbox import E2BSandboxes
+from local.aws.queue import sqs_client
+from shared.domain.messages import RunMessage
+from shared.domain.secret import Secret
+
+KILLS = 14
+
+
+@pytest.fixture
+def sandboxes(lab, monkeypatch):
+    url = f"http://127.0.0.1:{lab.stack.ports['e2b']}"
+    monkeypatch.setenv("E2B_API_URL", url)
+    monkeypatch.setenv("E2B_SANDBOX_URL", url)
+    return E2BSandboxes(api_key=Secret(lab.stack.keys.e2b_api_key), template="x", environment="local", lease_s=60)
+
+
+def assert_ended_once(lab, client, task_id):
+    events = client.events(task_id, after=0)
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert [e["kind"] for e in events].count("ended") == 1
+    phases = [e["payload"]["phase"] for e in events if e["kind"] == "phase"]
+    assert phases == ["queued", "provisioning", "cloning", "agent", "collecting"]
+    [(status, lease)] = lab.sql("select status, lease_until from runs where task_id = %s", task_id)
+    assert (status, lease) == ("completed", None)
+
+
+def test_an_executor_killed_again_and_again_costs_time_and_nothing_else(lab, sandboxes):
+    dice = random.Random(20261123)
+    path, url = lab.repository()
+    client = lab.user()
+    tasks = [
+        lab.start(client, f"@write a-{n}.txt: {n}\n@sleep 2\n@append README.md: {n}\n@say Done {n}.", url, agent=agent)
+        for n, agent in enumerate(("claude", "codex", "claude", "codex"))
+    ]
+    seen = defaultdict(set)
+    kills = 0
+
+    def ended_while_killing():
+        nonlocal kills
+        for sandbox in sandboxes.list_ours():
+            seen[sandbox.run_id].add(sandbox.id)
+        running = lab.executor_environments()
+        if running and kills < KILLS:
+            dice.choice(running).kill()
+            kills += 1
+        return all(client.status(task_id) not in {"pending", "running"} for task_id in tasks)
+
+    lab.until(ended_while_killing, timeout_s=240)
+
+    assert kills == KILLS
+    for n, task_id in enumerate(tasks):
+        task = client.task(task_id)
+        assert task["status"] == "completed", task["error"]
+        assert task["changed_files"] == ["README.md", f"a-{n}.txt"]
+        assert task["chat_messages"][-1]["content"] == f"Done {n}."
+        lab.assert_patch_makes(task, path)
+        assert_ended_once(lab, client, task_id)
+    assert {len(ids) for ids in seen.values()} == {1}
+    assert len(seen) == len(tasks)
+    lab.until(lambda: not lab.sandboxes() and not lab.agent_processes())
+
+
+def test_doubled_late_foreign_and_unreadable_messages_have_no_effect(lab):
+    _, url = lab.repository()
+    client = lab.user()
+    task_id = lab.start(client, "@write a.txt: a\n@sleep 1\n@say Done.", url)
+    [(run_id,)] = lab.sql("select id::text from runs where task_id = %s", task_id)
+    sqs = sqs_client(lab.stack.sqs_url)
+
+    def send(body, delay_s=0):
+        sqs.send_message(QueueUrl=lab.stack.queues.tasks, MessageBody=body, DelaySeconds=delay_s)
+
+    unknown = "00000000-0000-4000-8000-000000000000"
+    for seq in (0, 0, 0, 1, 1, 2, 3, 99):
+        send(RunMessage(task_id=task_id, run_id=run_id, seq=seq, user_id=client.user_id).body(), delay_s=seq % 3)
+    send(RunMessage(task_id=task_id, run_id=unknown, seq=0, user_id=client.user_id).body())
+    send('{"v": 99}')
+    send("not json")
+
+    task = lab.finished(client, task_id)
+
+    assert (task["status"], task["changed_files"]) == ("completed", ["a.txt"])
+    assert_ended_once(lab, client, task_id)
+    send(RunMessage(task_id=task_id, run_id=run_id, seq=5, user_id=client.user_id).body())
+    waiting = [
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesNotVisible",
+        "ApproximateNumberOfMessagesDelayed",
+    ]
+
+    def counts(queue):
+        attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=waiting)["Attributes"]
+        return sum(int(attributes[name]) for name in waiting)
+
+    lab.until(lambda: counts(lab.stack.queues.tasks) == 0)
+    assert counts(lab.stack.queues.dead_letters) == 0
+    assert client.task(task_id) == task
+
+
+def test_a_lost_message_is_sent_again_by_the_reaper(lab):
+    _, url = lab.repository()
+    client = lab.user()
+    lab.stack.processes.stop("executor")
+    try:
+        task_id = lab.start(client, "@write a.txt: a\n@say Done.", url)
+        sqs_client(lab.stack.sqs_url).purge_queue(QueueUrl=lab.stack.queues.tasks)
+    finally:
+        lab.stack.processes.restart("executor")
+
+    assert lab.finished(client, task_id)["status"] == "completed"
+
+
+def test_a_queue_that_is_down_does_not_refuse_tasks(lab):
+    _, url = lab.repository()
+    client = lab.user()
+    lab.stack.processes.stop("sqs")
+    try:
+        task_id = lab.start(client, "@write a.txt: a\n@say Done.", url)
+    finally:
+        lab.stack.restart_queue()
+
+    assert lab.finished(client, task_id)["status"] == "completed"
+
+
+def test_a_sandbox_killed_under_the_agent_fails_the_task_clearly(lab, sandboxes):
+    _, url = lab.repository()
+    client = lab.user()
+    task_id = lab.start(client, "@write a.txt: a\n@hang", url)
+    lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
+
+    sandboxes.kill(client.task(task_id)["container_id"])
+
+    task = lab.finished(client, task_id)
+    assert task["status"] == "failed"
+    assert task["error"] == "The sandbox was lost before the task could finish. Start the task again."
+
+
+def test_a_message_that_always_fails_ends_its_run_through_the_dead_letter_queue(lab):
+    _, url = lab.repository()
+    client = lab.user()
+    # A row no code of ours can make: its agent does not exist for the executor, which then fails in a way nobody foresaw.
+    task_id = lab.start(client, "@sleep 1\n@say hi", url)
+    lab.sql("alter table runs drop constraint runs_agent_check")
+    try:
+        lab.sql("update runs set agent = 'gemini' where task_id = %s", task_id)
+        task = lab.finished(client, task_id, timeout_s=200)
+    finally:
+        lab.sql("update runs set agent = 'claude' where task_id = %s", task_id)
+        lab.sql("alter table runs add constraint runs_agent_check check (agent in ('claude', 'codex'))")
+
+    assert (task["status"], task["error"]) == ("failed", "Something went wrong on our side. Start the task again.")
+    lab.until(lambda: not lab.sandboxes())

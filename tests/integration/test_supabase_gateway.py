@@ -1,0 +1,741 @@
+"""The gateway as the official Supabase client sees it, and the facts of the wire that the client hides."""
+
+import time
+import uuid
+
+import httpx
+import jwt
+import psycopg
+import pytest
+from postgrest.exceptions import APIError
+from supabase import create_client
+from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
+
+SCHEMA = """
+create table public.authors (
+    id int primary key generated always as identity,
+    owner uuid not null default auth.uid(),
+    name text not null unique,
+    tags text[] not null default '{}',
+    facts jsonb not null default '{}',
+    born date,
+    secret_note text
+);
+create table public.books (
+    id int primary key generated always as identity,
+    author_id int not null constraint books_author_id_fkey references public.authors (id),
+    editor_id int constraint books_editor_id_fkey references public.authors (id),
+    title text not null,
+    pages int,
+    constraint books_title_key unique (author_id, title)
+);
+create table public.portraits (
+    author_id int primary key references public.authors (id),
+    file text
+);
+alter table public.authors enable row level security;
+create policy own on public.authors to authenticated using (owner = auth.uid()) with check (owner = auth.uid());
+revoke all on public.authors from authenticated;
+grant select (id, owner, name, tags, facts, born), insert, update, delete on public.authors to authenticated;
+
+create table public.log (id int generated always as identity, note text not null);
+revoke all on public.log from anon, authenticated;
+grant insert on public.log to anon;
+
+create function public.add(a int, b int default 10) returns int language sql immutable as 'select a + b';
+create function public.shout(words text[], extra jsonb) returns jsonb language sql immutable
+    as $$ select jsonb_build_object('first', upper(words[1]), 'extra', extra) $$;
+create function public.one_author(wanted text) returns public.authors language sql stable
+    as 'select * from public.authors where name = wanted';
+create function public.some_authors() returns setof public.authors language sql stable
+    as 'select * from public.authors order by name';
+create function public.some_words() returns setof text language sql stable as $$ values ('a'), ('b') $$;
+create function public.pair() returns table (left_one int, right_one text) language sql stable as $$ values (1, 'x') $$;
+create function public.write_log(note text) returns void language sql as 'insert into public.log (note) values (note)';
+create function public.who() returns jsonb language sql stable
+    as $$ select jsonb_build_object('uid', auth.uid(), 'role', auth.role(), 'user', current_user) $$;
+create function public.refuse(code text, message text) returns void language plpgsql as $$
+    begin raise exception using errcode = code, message = message, detail = 'because', hint = 'try again'; end $$;
+create function public.for_service_only() returns int language sql as 'select 1';
+revoke all on function public.for_service_only() from public, anon, authenticated;
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(fresh_database, make_gateway):
+    dsn = fresh_database()
+    with psycopg.connect(dsn) as connection:
+        connection.execute(SCHEMA)
+    return make_gateway(dsn)
+
+
+@pytest.fixture
+def service(gateway):
+    return create_client(gateway.url, gateway.secret_key)
+
+
+@pytest.fixture
+def anonymous(gateway):
+    return create_client(gateway.url, gateway.publishable_key)
+
+
+@pytest.fixture
+def sign_up(gateway):
+    """A factory of signed-in clients, each a new user."""
+
+    def make():
+        client = create_client(gateway.url, gateway.publishable_key)
+        client.auth.sign_up({"email": f"{uuid.uuid4().hex}@example.com", "password": "correct horse"})
+        return client
+
+    return make
+
+
+@pytest.fixture
+def ada(sign_up):
+    return sign_up()
+
+
+@pytest.fixture
+def wire(gateway):
+    """Plain HTTP with the secret key."""
+    with httpx.Client(base_url=gateway.url, headers={"apikey": gateway.secret_key}, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def library(service, ada):
+    """Two authors of Ada's and three books. Names are unique per test, so that tests can share a database."""
+    mark = uuid.uuid4().hex[:8]
+    owner = ada.auth.get_user().user.id
+    rows = [
+        {"owner": owner, "name": f"{mark} Le Guin", "tags": ["sf", "essay"], "facts": {"n": 1, "city": {"name": "Portland"}}},
+        {"owner": owner, "name": f"{mark} Borges", "tags": ["essay"], "facts": {"n": 2}},
+    ]  # fmt: skip
+    le_guin, borges = service.table("authors").insert(rows).execute().data
+    books = [
+        {"author_id": le_guin["id"], "editor_id": borges["id"], "title": "The Dispossessed", "pages": 341},
+        {"author_id": le_guin["id"], "editor_id": None, "title": "The Lathe of Heaven", "pages": 184},
+        {"author_id": borges["id"], "editor_id": None, "title": 'Ficciones, "1944"', "pages": None},
+    ]
+    service.table("books").insert(books).execute()
+    service.table("portraits").insert({"author_id": borges["id"], "file": "borges.png"}).execute()
+    return {"le_guin": le_guin, "borges": borges, "ids": [le_guin["id"], borges["id"]]}
+
+
+def names(response):
+    return [row["name"].split(" ", 1)[1] for row in response.data]
+
+
+def titles(response):
+    return [row["title"] for row in response.data]
+
+
+class TestReading:
+    def test_all_columns_or_some_renamed_cast_and_taken_out_of_json(self, service, library):
+        query = service.table("authors").select("who:name, pages:facts->n, city:facts->city->>name, owner::text")
+        row = query.eq("id", library["le_guin"]["id"]).single().execute().data
+        assert row == {
+            "who": library["le_guin"]["name"], "pages": 1, "city": "Portland", "owner": library["le_guin"]["owner"]
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("narrow", "expected"),
+        [
+            (lambda q: q.eq("pages", 184), ["The Lathe of Heaven"]),
+            (lambda q: q.neq("pages", 184), ["The Dispossessed"]),
+            (lambda q: q.gt("pages", 184).lte("pages", 341), ["The Dispossessed"]),
+            (lambda q: q.is_("pages", "null"), ['Ficciones, "1944"']),
+            (lambda q: q.not_.is_("pages", "null").lt("pages", 200), ["The Lathe of Heaven"]),
+            (lambda q: q.in_("title", ['Ficciones, "1944"', "nothing"]), ['Ficciones, "1944"']),
+            (lambda q: q.in_("pages", []), []),
+            (lambda q: q.like("title", "The%"), ["The Dispossessed", "The Lathe of Heaven"]),
+            (lambda q: q.ilike("title", "*HEAVEN"), ["The Lathe of Heaven"]),
+            (lambda q: q.or_("pages.eq.184,and(pages.gt.300,title.like.*D*)"), ["The Dispossessed", "The Lathe of Heaven"]),
+            (lambda q: q.or_('title.eq."Ficciones, \\"1944\\"",pages.in.(1,341)'), ['Ficciones, "1944"', "The Dispossessed"]),
+            (lambda q: q.eq("title", "'; drop table public.books; --"), []),
+        ],
+    )  # fmt: skip
+    def test_filters(self, service, library, narrow, expected):
+        query = narrow(service.table("books").select("title").in_("author_id", library["ids"]))
+        assert titles(query.order("title").execute()) == expected
+
+    @pytest.mark.parametrize(
+        ("narrow", "expected"),
+        [
+            (lambda q: q.contains("tags", ["sf"]), ["Le Guin"]),
+            (lambda q: q.overlaps("tags", ["sf", "essay"]), ["Borges", "Le Guin"]),
+            (lambda q: q.contained_by("tags", ["essay"]), ["Borges"]),
+            (lambda q: q.contains("facts", {"city": {"name": "Portland"}}), ["Le Guin"]),
+            (lambda q: q.eq("facts->>n", "2"), ["Borges"]),
+            (lambda q: q.eq("facts->city->>name", "Portland"), ["Le Guin"]),
+        ],
+    )
+    def test_filters_on_arrays_and_json(self, service, library, narrow, expected):
+        query = narrow(service.table("authors").select("name").in_("id", library["ids"]))
+        assert names(query.order("name").execute()) == expected
+
+    def test_order_with_nulls_first_or_last_and_a_range(self, service, library):
+        query = service.table("books").select("title").in_("author_id", library["ids"])
+        assert titles(query.order("pages", desc=True, nullsfirst=True).order("id").range(0, 1).execute()) == [
+            'Ficciones, "1944"',
+            "The Dispossessed",
+        ]
+
+    def test_a_count_counts_beyond_the_page(self, service, library):
+        query = service.table("books").select("title", count="exact").in_("author_id", library["ids"])
+        response = query.order("id").limit(1).execute()
+        assert (len(response.data), response.count) == (1, 3)
+
+    def test_a_head_request_only_counts(self, service, library):
+        query = service.table("books").select("*", count="exact", head=True).in_("author_id", library["ids"])
+        assert query.execute().count == 3
+
+    def test_an_offset_beyond_the_counted_rows_is_refused(self, wire, library):
+        answer = wire.get("/rest/v1/books?pages=eq.-1&offset=5", headers={"Prefer": "count=exact"})
+        assert (answer.status_code, answer.json()["code"]) == (416, "PGRST103")
+
+    def test_no_more_than_a_thousand_rows_at_once(self, gateway, service):
+        with psycopg.connect(gateway.dsn) as connection:
+            connection.execute("create table public.many as select n from generate_series(1, 1005) n")
+        assert len(service.table("many").select("n").limit(5000).execute().data) == 1000
+
+    def test_one_row_wanted_and_none_or_several_found(self, service, library):
+        for condition in (-1, library["le_guin"]["id"]):
+            with pytest.raises(APIError) as refused:
+                service.table("books").select("*").eq("author_id", condition).single().execute()
+            assert refused.value.code == "PGRST116"
+        assert service.table("books").select("*").eq("id", -1).maybe_single().execute() is None
+
+    def test_what_the_schema_does_not_have(self, service):
+        for query, code in [
+            (service.table("nothing").select("*"), "PGRST205"),
+            (service.table("books").select("nothing"), "42703"),
+            (service.table("books").select("nothing(id)"), "PGRST200"),
+            (service.table("books").select("id").filter("id", "fts", "x"), "PGRST100"),
+            (service.table("books").select("id").eq("id", "not a number"), "22P02"),
+        ]:
+            with pytest.raises(APIError) as refused:
+                query.execute()
+            assert refused.value.code == code
+
+    def test_names_are_never_sql(self, wire):
+        for query in (
+            'select=id,"x\\"; drop table books"',
+            "select=a%25s:title&limit=1",
+            'order=id"%3Bselect',
+            "id;--=eq.1",
+        ):
+            assert wire.get(f"/rest/v1/books?{query}").status_code in (200, 400)
+        assert wire.get("/rest/v1/books?select=a%25s:title&limit=1").status_code == 200
+
+
+class TestEmbedding:
+    def test_the_row_a_foreign_key_points_to(self, service, library):
+        query = service.table("books").select("title, author:authors!books_author_id_fkey(name)")
+        row = query.eq("title", "The Dispossessed").eq("author_id", library["ids"][0]).single().execute().data
+        assert row == {"title": "The Dispossessed", "author": {"name": library["le_guin"]["name"]}}
+
+    def test_a_foreign_key_column_names_the_way_and_may_lead_nowhere(self, service, library):
+        query = service.table("books").select("title, editor:editor_id(name)").in_("author_id", library["ids"])
+        found = {row["title"]: row["editor"] for row in query.execute().data}
+        assert found["The Dispossessed"] == {"name": library["borges"]["name"]}
+        assert found["The Lathe of Heaven"] is None
+
+    def test_the_rows_that_point_here_ordered_limited_and_nested(self, service, library):
+        query = service.table("authors").select("name, books!books_author_id_fkey(title, editor:editor_id(name))")
+        query = query.eq("id", library["ids"][0]).order("title", foreign_table="books").limit(1, foreign_table="books")
+        assert query.single().execute().data["books"] == [
+            {"title": "The Dispossessed", "editor": {"name": library["borges"]["name"]}}
+        ]
+
+    def test_one_to_one_is_an_object(self, service, library):
+        query = service.table("authors").select("name, portraits(file)").in_("id", library["ids"]).order("name")
+        assert [row["portraits"] for row in query.execute().data] == [{"file": "borges.png"}, None]
+
+    def test_an_inner_embed_with_a_filter_leaves_out_rows_without_match(self, service, library):
+        query = service.table("authors").select("name, books!books_author_id_fkey!inner(title)")
+        query = query.in_("id", library["ids"]).gt("books.pages", 300)
+        response = query.execute()
+        assert names(response) == ["Le Guin"]
+        assert response.data[0]["books"] == [{"title": "The Dispossessed"}]
+
+    def test_two_ways_are_one_too_many(self, service):
+        with pytest.raises(APIError) as refused:
+            service.table("books").select("title, authors(name)").execute()
+        assert refused.value.code == "PGRST201"
+
+    def test_a_filter_on_something_not_embedded_is_refused(self, wire):
+        answer = wire.get("/rest/v1/books?select=id&authors.name=eq.x")
+        assert (answer.status_code, answer.json()["code"]) == (400, "PGRST100")
+
+
+class TestWriting:
+    def test_inserting_one_answers_with_the_row_and_its_defaults(self, ada):
+        name = uuid.uuid4().hex
+        [row] = ada.table("authors").insert({"name": name}).select("id, name, tags, facts").execute().data
+        assert (row["name"], row["tags"], row["facts"]) == (name, [], {})
+
+    def test_inserting_several_keeps_arrays_json_and_nulls(self, service, ada):
+        owner = ada.auth.get_user().user.id
+        rows = [
+            {
+                "owner": owner,
+                "name": uuid.uuid4().hex,
+                "tags": ["a", 'b"c'],
+                "facts": {"ä": [1, None]},
+                "born": "1929-10-21",
+            },
+            {"owner": owner, "name": uuid.uuid4().hex, "tags": [], "facts": {}, "born": None},
+        ]
+        stored = service.table("authors").insert(rows).execute().data
+        assert [{key: row[key] for key in rows[0]} for row in stored] == rows
+
+    def test_a_minimal_insert_needs_no_right_to_read(self, anonymous, service):
+        note = uuid.uuid4().hex
+        anonymous.table("log").insert({"note": note}, returning="minimal").execute()
+        assert len(service.table("log").select("note").eq("note", note).execute().data) == 1
+        with pytest.raises(APIError) as refused:
+            anonymous.table("log").insert({"note": note}).execute()
+        assert refused.value.code == "42501"
+
+    def test_the_answer_reads_only_the_columns_it_shows(self, ada):
+        """A column that the user may not read would otherwise forbid the whole insert."""
+        ada.table("authors").insert({"name": uuid.uuid4().hex}).select("id").execute()
+        with pytest.raises(APIError) as refused:
+            ada.table("authors").insert({"name": uuid.uuid4().hex}).execute()
+        assert refused.value.code == "42501"
+
+    def test_a_body_of_empty_objects_inserts_rows_of_defaults(self, gateway, wire):
+        with psycopg.connect(gateway.dsn) as connection:
+            connection.execute("create table public.counters (id int generated always as identity, n int default 7)")
+        answer = wire.post("/rest/v1/counters", json=[{}, {}], headers={"Prefer": "return=representation"})
+        assert [row["n"] for row in answer.json()] == [7, 7]
+        assert wire.post("/rest/v1/counters", json=[], headers={"Prefer": "return=representation"}).json() == []
+
+    def test_updating_the_rows_that_match(self, service, library):
+        change = service.table("books").update({"pages": 1}).eq("author_id", library["ids"][0]).gt("pages", 200)
+        assert titles(change.execute()) == ["The Dispossessed"]
+        assert service.table("books").update({"pages": 1}).eq("id", -1).execute().data == []
+
+    def test_an_update_can_answer_with_embedded_rows(self, service, library):
+        change = service.table("books").update({"pages": 2}).eq("author_id", library["ids"][1])
+        [row] = change.select("title, author:author_id(name)").execute().data
+        assert row["author"] == {"name": library["borges"]["name"]}
+
+    def test_upserts_merge_or_ignore_by_the_named_columns(self, service, library):
+        row = {"author_id": library["ids"][0], "title": "The Dispossessed", "pages": 387}
+        [merged] = service.table("books").upsert(row, on_conflict="author_id,title").execute().data
+        assert merged["pages"] == 387
+        row["pages"] = 1
+        ignored = service.table("books").upsert(row, on_conflict="author_id,title", ignore_duplicates=True).execute()
+        assert ignored.data == []
+        assert service.table("books").select("pages").eq("id", merged["id"]).single().execute().data == {"pages": 387}
+
+    def test_an_upsert_finds_the_primary_key_by_itself(self, service, library):
+        row = {"author_id": library["ids"][1], "file": "other.png"}
+        assert service.table("portraits").upsert(row).execute().data == [row]
+
+    def test_deleting_answers_with_what_is_gone(self, service, library):
+        gone = service.table("books").delete().eq("author_id", library["ids"][0]).order("id").execute()
+        assert sorted(titles(gone)) == ["The Dispossessed", "The Lathe of Heaven"]
+
+    def test_a_change_of_every_row_is_refused_as_on_hosted_supabase(self, wire):
+        for answer in (wire.patch("/rest/v1/books", json={"pages": 1}), wire.delete("/rest/v1/books")):
+            assert (answer.status_code, answer.json()["code"]) == (400, "21000")
+
+    def test_a_change_that_was_to_hit_one_row_but_hits_several_is_taken_back(self, wire, service, library):
+        answer = wire.patch(
+            f"/rest/v1/books?author_id=eq.{library['ids'][0]}&select=*",
+            json={"pages": 9999},
+            headers={"Prefer": "return=representation", "Accept": "application/vnd.pgrst.object+json"},
+        )
+        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST116")
+        assert service.table("books").select("id").eq("pages", 9999).execute().data == []
+
+    def test_violated_constraints_are_conflicts(self, wire, library):
+        taken = {"author_id": library["ids"][0], "title": "The Dispossessed"}
+        nobody = {"author_id": -1, "title": "x"}
+        for row, code in ((taken, "23505"), (nobody, "23503")):
+            answer = wire.post("/rest/v1/books", json=row)
+            assert (answer.status_code, answer.json()["code"]) == (409, code)
+            assert answer.json().keys() == {"code", "message", "details", "hint"}
+
+    def test_bodies_that_cannot_be_rows(self, wire):
+        for body, code in (
+            ("{", "PGRST102"),
+            ("[1]", "PGRST102"),
+            ('[{"title": "x"}, {"pages": 1}]', "PGRST102"),
+            ('{"nothing": 1}', "PGRST204"),
+        ):
+            answer = wire.post("/rest/v1/books", content=body)
+            assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+    def test_a_zero_character_is_the_callers_mistake(self, wire):
+        assert wire.post("/rest/v1/log", json={"note": "a\0b"}).status_code == 400
+        assert wire.get("/rest/v1/log?note=eq.a%00b").status_code == 400
+
+
+class TestFunctions:
+    def test_a_value(self, service):
+        assert service.rpc("add", {"a": 1, "b": 2}).execute().data == 3
+
+    def test_an_argument_left_out_has_its_default(self, service):
+        assert service.rpc("add", {"a": 1}).execute().data == 11
+        assert service.rpc("add", {"a": 1}, get=True).execute().data == 11
+
+    def test_arrays_and_json_go_in_and_json_comes_out(self, service):
+        extra = {"x": [1, None, "ä"]}
+        found = service.rpc("shout", {"words": ["hi", 'a"b,c'], "extra": extra}).execute().data
+        assert found == {"first": "HI", "extra": extra}
+
+    def test_a_row_is_an_object_and_a_missing_row_an_object_of_nulls(self, service, library):
+        found = service.rpc("one_author", {"wanted": library["borges"]["name"]}).execute().data
+        assert found["id"] == library["borges"]["id"]
+        missing = service.rpc("one_author", {"wanted": "nobody"}).execute().data
+        assert set(missing.values()) == {None}
+
+    def test_a_set_of_rows_can_be_filtered_and_embedded_like_its_table(self, service, library):
+        query = service.rpc("some_authors").select("name, portraits(file)").in_("id", library["ids"]).limit(1)
+        assert query.execute().data == [{"name": library["borges"]["name"], "portraits": {"file": "borges.png"}}]
+
+    def test_a_set_of_values_and_a_table_of_columns(self, service):
+        assert service.rpc("some_words").execute().data == ["a", "b"]
+        assert service.rpc("pair").execute().data == [{"left_one": 1, "right_one": "x"}]
+
+    def test_nothing_comes_out_of_void(self, wire, service):
+        note = uuid.uuid4().hex
+        answer = wire.post("/rest/v1/rpc/write_log", json={"note": note})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert len(service.table("log").select("id").eq("note", note).execute().data) == 1
+
+    def test_get_may_not_write(self, wire):
+        assert wire.get("/rest/v1/rpc/write_log?note=x").status_code == 405
+
+    @pytest.mark.parametrize(
+        ("code", "status"),
+        [
+            ("P0001", 400),
+            ("PT404", 404),
+            ("PT409", 409),
+            ("PT429", 429),
+            ("40001", 500),
+            ("23505", 409),
+            ("57014", 500),
+        ],
+    )
+    def test_what_a_function_raises_becomes_a_status(self, wire, code, status):
+        answer = wire.post("/rest/v1/rpc/refuse", json={"code": code, "message": "no"})
+        assert answer.status_code == status
+        assert answer.json() == {"code": code, "message": "no", "details": "because", "hint": "try again"}
+
+    def test_a_call_that_fits_no_function(self, service):
+        for name, arguments in (("nothing", {}), ("add", {}), ("add", {"a": 1, "c": 2})):
+            with pytest.raises(APIError) as refused:
+                service.rpc(name, arguments).execute()
+            assert refused.value.code == "PGRST202"
+
+    def test_a_function_made_after_the_first_request_is_found(self, gateway, service):
+        service.rpc("add", {"a": 1}).execute()
+        with psycopg.connect(gateway.dsn) as connection:
+            connection.execute("create or replace function public.late() returns int language sql as 'select 5'")
+        assert service.rpc("late").execute().data == 5
+
+
+class TestRights:
+    def test_row_level_security_decides_by_the_users_token(self, ada, sign_up):
+        name = uuid.uuid4().hex
+        ada.table("authors").insert({"name": name}).select("id").execute()
+        assert len(ada.table("authors").select("id").eq("name", name).execute().data) == 1
+        assert sign_up().table("authors").select("id").eq("name", name).execute().data == []
+
+    def test_rows_cannot_be_given_to_somebody_else(self, ada, sign_up):
+        other = sign_up().auth.get_user().user.id
+        with pytest.raises(APIError) as refused:
+            ada.table("authors").insert({"name": uuid.uuid4().hex, "owner": other}).select("id").execute()
+        assert refused.value.code == "42501"
+
+    def test_who_is_asking(self, anonymous, service, ada):
+        user = ada.auth.get_user().user.id
+        assert anonymous.rpc("who").execute().data == {"uid": None, "role": "anon", "user": "anon"}
+        assert service.rpc("who").execute().data == {"uid": None, "role": "service_role", "user": "service_role"}
+        assert ada.rpc("who").execute().data == {"uid": user, "role": "authenticated", "user": "authenticated"}
+
+    def test_a_users_token_outranks_the_secret_key(self, gateway, ada):
+        token = ada.auth.get_session().access_token
+        headers = {"apikey": gateway.secret_key, "Authorization": f"Bearer {token}"}
+        answer = httpx.post(f"{gateway.url}/rest/v1/rpc/who", headers=headers, json={})
+        assert answer.json()["role"] == "authenticated"
+
+    def test_no_request_inherits_the_rights_of_the_one_before(self, gateway, anonymous, service):
+        for _ in range(12):  # more than the pool has connections
+            assert service.rpc("for_service_only").execute().data == 1
+            with pytest.raises(APIError):
+                anonymous.rpc("for_service_only").execute()
+
+    def test_a_missing_right_is_401_for_nobody_and_403_for_a_user(self, gateway, ada):
+        url = f"{gateway.url}/rest/v1/rpc/for_service_only"
+        key = {"apikey": gateway.publishable_key}
+        token = {"Authorization": f"Bearer {ada.auth.get_session().access_token}"}
+        assert httpx.post(url, headers=key, json={}).status_code == 401
+        assert httpx.post(url, headers=key | token, json={}).status_code == 403
+
+    def test_a_token_of_our_own_api_is_accepted(self, gateway):
+        user = str(uuid.uuid4())
+        claims = {"sub": user, "user_id": user, "type": "access", "role": "authenticated", "aud": "authenticated"}
+        token = jwt.encode(claims | {"exp": time.time() + 60}, gateway.jwt_secret, algorithm="HS256")
+        headers = {"apikey": gateway.publishable_key, "Authorization": f"Bearer {token}"}
+        assert httpx.post(f"{gateway.url}/rest/v1/rpc/who", headers=headers, json={}).json()["uid"] == user
+
+    def test_bad_tokens_are_refused(self, gateway):
+        good = {"sub": str(uuid.uuid4()), "role": "authenticated", "exp": time.time() + 60}
+        secret = gateway.jwt_secret
+        bad = {
+            "expired": (jwt.encode(good | {"exp": time.time() - 600}, secret, algorithm="HS256"), "PGRST303"),
+            "signed by another": (jwt.encode(good, "x" * 64, algorithm="HS256"), "PGRST301"),
+            "unsigned": (jwt.encode(good, None, algorithm="none"), "PGRST301"),
+            "other algorithm": (jwt.encode(good, secret, algorithm="HS512"), "PGRST301"),
+            "not a token": ("sb_publishable_something_else", "PGRST301"),
+            "superuser": (jwt.encode(good | {"role": "postgres"}, secret, algorithm="HS256"), "22023"),
+        }
+        for token, code in bad.values():
+            headers = {"apikey": gateway.publishable_key, "Authorization": f"Bearer {token}"}
+            answer = httpx.get(f"{gateway.url}/rest/v1/books", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, code)
+
+    def test_without_a_key_there_is_no_answer(self, gateway):
+        for headers in ({}, {"apikey": "wrong"}):
+            assert httpx.get(f"{gateway.url}/rest/v1/books", headers=headers).status_code == 401
+            assert httpx.post(f"{gateway.url}/auth/v1/signup", headers=headers, json={}).status_code == 401
+
+    def test_only_the_public_schema_is_exposed(self, wire):
+        answer = wire.get("/rest/v1/users", headers={"Accept-Profile": "auth"})
+        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106")
+
+    def test_a_browser_of_any_page_may_ask(self, gateway):
+        asked = {
+            "Origin": "https://app.example.com",
+            "Access-Control-Request-Method": "PATCH",
+            "Access-Control-Request-Headers": "authorization,apikey,content-type,prefer,x-client-info,accept-profile",
+        }
+        preflight = httpx.options(f"{gateway.url}/rest/v1/books", headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "*"
+        assert "prefer" in preflight.headers["access-control-allow-headers"]
+        refused = httpx.get(f"{gateway.url}/rest/v1/books", headers={"Origin": "https://app.example.com"})
+        assert refused.headers["access-control-allow-origin"] == "*", "an error must be readable too"
+        assert "Content-Range" in refused.headers["access-control-expose-headers"]
+
+
+@pytest.fixture
+def account():
+    return {"email": f"{uuid.uuid4().hex}@example.com", "password": "correct horse"}
+
+
+class TestAuth:
+    def test_signing_up_signs_in(self, anonymous, account):
+        session = anonymous.auth.sign_up(account | {"options": {"data": {"full_name": "Ada"}}}).session
+        user = anonymous.auth.get_user().user
+        assert user.email == account["email"]
+        assert user.user_metadata == {"full_name": "Ada"}
+        assert anonymous.auth.get_claims()["claims"]["sub"] == user.id == session.user.id
+
+    def test_the_access_token_says_what_hosted_supabase_says(self, gateway, anonymous, account):
+        session = anonymous.auth.sign_up(account).session
+        claims = jwt.decode(session.access_token, gateway.jwt_secret, algorithms=["HS256"], audience="authenticated")
+        assert claims["iss"] == f"{gateway.url}/auth/v1"
+        assert claims["sub"] == session.user.id
+        assert claims["email"] == account["email"]
+        assert claims["role"] == "authenticated"
+        assert claims["exp"] - claims["iat"] == session.expires_in == 3600
+        assert claims["is_anonymous"] is False
+        assert claims["app_metadata"] == {"provider": "email", "providers": ["email"]}
+        assert uuid.UUID(claims["session_id"])
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"password": "wrong horse"}, "invalid_credentials"),
+            ({"email": "nobody@example.com"}, "invalid_credentials"),
+        ],
+    )
+    def test_a_wrong_password_and_an_unknown_address_look_the_same(self, anonymous, account, change, code):
+        anonymous.auth.sign_up(account)
+        with pytest.raises(AuthApiError, match="Invalid login credentials") as refused:
+            anonymous.auth.sign_in_with_password(account | change)
+        assert refused.value.code == code
+
+    def test_sign_ups_that_cannot_be(self, anonymous, account):
+        anonymous.auth.sign_up(account)
+        with pytest.raises(AuthApiError) as refused:
+            anonymous.auth.sign_up(account | {"email": account["email"].upper()})
+        assert refused.value.code == "user_already_exists"
+        with pytest.raises(AuthWeakPasswordError):
+            anonymous.auth.sign_up({"email": "weak@example.com", "password": "short"})
+        with pytest.raises(AuthApiError) as refused:
+            anonymous.auth.sign_up({"email": "not an address", "password": "correct horse"})
+        assert refused.value.code == "validation_failed"
+
+    def test_passwords_are_stored_as_hashes(self, gateway, anonymous, account):
+        anonymous.auth.sign_up(account)
+        with psycopg.connect(gateway.dsn) as connection:
+            [(stored,)] = connection.execute(
+                "select encrypted_password from auth.users where email = %s", (account["email"],)
+            )
+        assert stored.startswith("scrypt$")
+        assert account["password"] not in stored
+
+    def test_a_session_row_tells_where_it_is_used(self, gateway, ada):
+        session_id = ada.auth.get_claims()["claims"]["session_id"]
+
+        def row():
+            with psycopg.connect(gateway.dsn) as connection:
+                return connection.execute(
+                    "select user_agent, ip::text, refreshed_at from auth.sessions where id = %s", (session_id,)
+                ).fetchone()
+
+        user_agent, address, refreshed_at = row()
+        assert user_agent.startswith("python-httpx/")
+        assert address.startswith("127.0.0.1")
+        assert refreshed_at is None
+        ada.auth.refresh_session()
+        assert row()[2] is not None
+
+    def test_refreshing_gives_a_new_token_of_the_same_session(self, ada):
+        old = ada.auth.get_session()
+        new = ada.auth.refresh_session().session
+        assert new.refresh_token != old.refresh_token
+        assert ada.auth.get_claims()["claims"]["session_id"] == decoded(old)["session_id"]
+
+    def test_a_refresh_token_used_again_at_once_gives_the_current_one(self, gateway, ada):
+        """Two tabs of a browser refresh at the same moment."""
+        old = ada.auth.get_session().refresh_token
+        assert refresh(gateway, old).json()["refresh_token"] == refresh(gateway, old).json()["refresh_token"]
+
+    def test_a_refresh_token_used_again_much_later_ends_the_session(self, gateway, ada):
+        first = ada.auth.get_session().refresh_token
+        second = refresh(gateway, first).json()["refresh_token"]
+        third = refresh(gateway, second).json()["refresh_token"]
+        with psycopg.connect(gateway.dsn) as connection:
+            connection.execute(
+                "update auth.refresh_tokens set updated_at = now() - interval '1 minute' where token = %s", (first,)
+            )
+        stolen = refresh(gateway, first)
+        assert (stolen.status_code, stolen.json()["error_code"]) == (400, "refresh_token_already_used")
+        assert refresh(gateway, third).status_code == 400
+
+    def test_an_unknown_refresh_token(self, gateway):
+        answer = refresh(gateway, "unknown")
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "refresh_token_not_found")
+
+    def test_signing_out_ends_the_sessions(self, gateway, anonymous, account):
+        anonymous.auth.sign_up(account)
+        session = anonymous.auth.get_session()
+        anonymous.auth.sign_out()
+        with pytest.raises(AuthApiError) as refused:
+            anonymous.auth.get_user(session.access_token)
+        assert refused.value.code == "session_not_found"
+        assert refresh(gateway, session.refresh_token).status_code == 400
+
+    def test_signing_out_here_leaves_other_devices_alone(self, gateway, anonymous, account):
+        other = create_client(gateway.url, gateway.publishable_key)
+        anonymous.auth.sign_up(account)
+        other.auth.sign_in_with_password(account)
+        anonymous.auth.sign_out({"scope": "local"})
+        assert other.auth.get_user().user.email == account["email"]
+
+    def test_users_change_their_own_account(self, anonymous, account):
+        anonymous.auth.sign_up(account | {"options": {"data": {"a": 1, "b": 2}}})
+        changed = anonymous.auth.update_user({"data": {"b": None, "c": 3}, "password": "another horse"}).user
+        assert changed.user_metadata == {"a": 1, "c": 3}
+        anonymous.auth.sign_in_with_password(account | {"password": "another horse"})
+
+    def test_a_token_that_is_no_token(self, anonymous):
+        with pytest.raises(AuthApiError) as refused:
+            anonymous.auth.get_user("a.b.c")
+        assert refused.value.code == "bad_jwt"
+
+    def test_administrators_create_find_change_and_delete_users(self, service, anonymous, account):
+        user = service.auth.admin.create_user(
+            account | {"email_confirm": True, "user_metadata": {"a": 1}, "app_metadata": {"plan": "pro"}}
+        ).user
+        assert user.app_metadata == {"provider": "email", "providers": ["email"], "plan": "pro"}
+        assert user.id in {listed.id for listed in service.auth.admin.list_users()}
+        assert len(service.auth.admin.list_users(page=1, per_page=1)) == 1
+        service.auth.admin.update_user_by_id(user.id, {"app_metadata": {"plan": "free"}, "password": "another horse"})
+        assert service.auth.admin.get_user_by_id(user.id).user.app_metadata["plan"] == "free"
+        anonymous.auth.sign_in_with_password(account | {"password": "another horse"})
+        service.auth.admin.delete_user(user.id)
+        for missing in (user.id, str(uuid.uuid4())):
+            with pytest.raises(AuthApiError) as refused:
+                service.auth.admin.get_user_by_id(missing)
+            assert refused.value.code == "user_not_found"
+
+    def test_an_address_is_taken_once(self, service, account):
+        service.auth.admin.create_user(account)
+        with pytest.raises(AuthApiError) as refused:
+            service.auth.admin.create_user(account)
+        assert refused.value.code == "email_exists"
+
+    def test_only_the_secret_key_administers(self, gateway, ada):
+        for bearer in (gateway.publishable_key, ada.auth.get_session().access_token):
+            headers = {"apikey": gateway.publishable_key, "Authorization": f"Bearer {bearer}"}
+            answer = httpx.get(f"{gateway.url}/auth/v1/admin/users", headers=headers)
+            assert (answer.status_code, answer.json()["error_code"]) == (403, "not_admin")
+
+    def test_a_new_user_gets_a_profile_by_our_trigger(self, service, account):
+        user = service.auth.admin.create_user(account | {"user_metadata": {"full_name": "Ada L."}}).user
+        row = service.table("users").select("email, full_name").eq("id", user.id).single().execute().data
+        assert row == {"email": account["email"], "full_name": "Ada L."}
+
+    def test_what_the_local_stack_cannot_do_says_so(self, gateway):
+        headers = {"apikey": gateway.publishable_key}
+        recover = httpx.post(f"{gateway.url}/auth/v1/recover", headers=headers, json={"email": "a@example.com"})
+        assert recover.json()["error_code"] == "email_provider_disabled"
+        assert httpx.get(f"{gateway.url}/auth/v1/authorize?provider=github").status_code == 400
+
+    def test_open_endpoints(self, gateway):
+        assert httpx.get(f"{gateway.url}/auth/v1/health").json()["name"] == "GoTrue"
+        assert httpx.get(f"{gateway.url}/auth/v1/settings").json()["external"]["email"] is True
+        assert httpx.get(f"{gateway.url}/auth/v1/.well-known/jwks.json").json() == {"keys": []}
+
+
+class TestTheFrontend:
+    """The requests of the existing web frontend, on the project's own tables."""
+
+    def test_the_dashboard_reads_tasks_with_their_project(self, supabase_gateway):
+        service = create_client(supabase_gateway.url, supabase_gateway.secret_key)
+        browser = create_client(supabase_gateway.url, supabase_gateway.publishable_key)
+        email = f"{uuid.uuid4().hex}@example.com"
+        user = browser.auth.sign_up({"email": email, "password": "correct horse"}).user
+        new = {
+            "user_id": user.id,
+            "repo_url": "https://github.com/a/b",
+            "repo_name": "b",
+            "repo_owner": "a",
+            "name": "B",
+        }
+        [project] = browser.table("projects").insert(new).execute().data
+        service.table("tasks").insert({"user_id": user.id, "project_id": project["id"]}).execute()
+
+        columns = "*,project:projects(id,name,repo_name,repo_owner)"
+        query = browser.table("tasks").select(columns).eq("user_id", user.id).order("created_at", desc=True)
+
+        [task] = query.execute().data
+        assert task["status"] == "pending"
+        assert task["project"] == {"id": project["id"], "name": "B", "repo_name": "b", "repo_owner": "a"}
+        with pytest.raises(APIError) as refused:
+            browser.table("tasks").update({"status": "completed"}).eq("id", task["id"]).execute()
+        assert refused.value.code == "42501"
+
+
+def decoded(session):
+    return jwt.decode(session.access_token, options={"verify_signature": False})
+
+
+def refresh(gateway, token):
+    return httpx.post(
+        f"{gateway.url}/auth/v1/token?grant_type=refresh_token",
+        headers={"apikey": gateway.publishable_key},
+        json={"refresh_token": token},
+    )

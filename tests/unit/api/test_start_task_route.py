@@ -1,0 +1,176 @@
+import json
+
+import pytest
+
+from shared.domain.secret import SealedFor, Secret
+
+REQUIRED = "prompt, repo_url, and github_token are required"
+TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
+GOOD = {"prompt": "p", "repo_url": "https://github.com/o/r", "github_token": TOKEN}
+
+
+@pytest.fixture
+def start(client, as_user):
+    def send(*, headers=None, **changes):
+        return client.post("/api/start-task", headers=as_user | (headers or {}), json=GOOD | changes)
+
+    return send
+
+
+def refusal(answer):
+    return answer.status, answer.json()["error"]
+
+
+def test_a_task_is_stored_sealed_and_nudged(start, world, user):
+    answer = start(prompt="  add a file  ", headers={"X-Request-Id": "page-17"})
+
+    [(credential_id, stored)] = world.database.credentials.items()
+    [(message, delay_s)] = world.queue.sent
+    task_id = message.task_id
+    assert answer.json() == {"status": "success", "task_id": task_id, "message": "Task started successfully"}
+    assert world.database.tasks[task_id]["chat_messages"][0]["content"] == "add a file"
+    assert (stored.branch, stored.agent, stored.project_id) == ("main", "claude", None)
+    owner = SealedFor(user_id=user, kind="git_token", id=credential_id)
+    assert world.box.open(stored.credential, owner) == Secret(TOKEN)
+    assert stored.credential_hint == TOKEN[-4:]
+    assert (message.user_id, message.seq, message.trace_id, delay_s) == (user, 0, "page-17", 0)
+
+
+def test_an_accepted_task_survives_a_queue_that_is_down(start, world, caplog):
+    world.queue.down = True
+
+    assert start().status == 200
+    assert len(world.database.tasks) == 1
+    [warning] = [record for record in caplog.records if record.message == "run.nudge_failed"]
+    assert warning.levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"prompt": ""}, REQUIRED),
+        ({"prompt": " \n\t"}, REQUIRED),
+        ({"prompt": "\0"}, REQUIRED),
+        ({"prompt": None}, REQUIRED),
+        ({"repo_url": ""}, REQUIRED),
+        ({"github_token": "  "}, REQUIRED),
+        ({"github_token": None, "model": "gpt"}, REQUIRED),
+        ({"model": "gpt"}, 'model must be either "claude" or "codex"'),
+        ({"model": None}, 'model must be either "claude" or "codex"'),
+        ({"model": ""}, 'model must be either "claude" or "codex"'),
+        ({"prompt": "x" * 50_001}, "prompt may have at most 50000 characters"),
+        ({"github_token": "ü" * 2049}, "github_token may have at most 4096 bytes"),
+        ({"repo_url": "file:///etc"}, "repo_url must be on one of: https://github.com"),
+        ({"repo_url": "https://evil.example/github.com/o"}, "repo_url must be on one of: https://github.com"),
+        ({"branch": "--upload-pack=x"}, "branch is not a valid git branch name"),
+        ({"prompt": 5}, "prompt: Input should be a valid string"),
+        ({"prompt": ["x"]}, "prompt: Input should be a valid string"),
+        ({"github_token": 5}, "github_token: Input should be a valid string"),
+        ({"branch": {}}, "branch: Input should be a valid string"),
+        ({"model": True}, "model: Input should be a valid string"),
+        ({"project_id": True}, "project_id: Input should be a valid integer"),
+        ({"project_id": "7"}, "project_id: Input should be a valid integer"),
+        ({"project_id": 1.5}, "project_id: Input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_sentence_and_stores_nothing(start, world, changes, text):
+    assert refusal(start(**changes)) == (400, text)
+    assert not world.database.tasks
+    assert not world.queue.sent
+
+
+def test_a_text_that_is_no_unicode_is_refused(client, as_user, world):
+    content = json.dumps(GOOD).replace('"p"', r'"\ud800"').encode()
+    answer = client.post("/api/start-task", headers=as_user | {"Content-Type": "application/json"}, content=content)
+
+    assert answer.status == 400
+    assert not world.database.tasks
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "text"),
+    [
+        (None, b"", "Send JSON, with the header Content-Type: application/json"),
+        ("text/plain", b"{}", "Send JSON, with the header Content-Type: application/json"),
+        ("application/x-www-form-urlencoded", b"a=b", "Send JSON, with the header Content-Type: application/json"),
+        ("application/json", b"", "The body is not valid JSON"),
+        ("application/json", b"{bad", "The body is not valid JSON"),
+        ("application/json", b"\xff\xfe{}", "The body is not valid JSON"),
+        ("application/json", b"[" * 100_000, "The body is not valid JSON"),
+        ("application/json", b'{"project_id": ' + b"9" * 5000 + b"}", "The body is not valid JSON"),
+        ("application/json", b"{}", "No data provided"),
+        ("application/json", b"[]", "No data provided"),
+        ("application/json", b"null", "No data provided"),
+        ("application/json", b"[1]", "The body must be a JSON object"),
+        ("application/json; charset=utf-8", b'{"x": 1}', REQUIRED),
+        ("Application/VND.our+JSON", b'{"x": 1}', REQUIRED),
+    ],
+)
+def test_a_body_that_is_no_task_is_refused(client, as_user, content_type, content, text):
+    headers = as_user | ({"Content-Type": content_type} if content_type else {})
+
+    assert refusal(client.post("/api/start-task", headers=headers, content=content)) == (400, text)
+
+
+def test_the_caller_must_be_known_before_the_body_is_looked_at(client):
+    headers = {"Content-Type": "application/json"}
+
+    assert refusal(client.post("/api/start-task", headers=headers, content=b"{bad")) == (
+        401,
+        "Missing authorization header",
+    )
+
+
+@pytest.mark.parametrize("branch", [None, "", "  "])
+def test_no_branch_means_main(start, world, branch):
+    assert start(branch=branch).status == 200
+    assert [task["target_branch"] for task in world.database.tasks.values()] == ["main"]
+
+
+def test_the_repository_is_stored_in_one_form(start, world):
+    for url in ("https://github.com/o/r", " https://github.com/o/r.git ", "git@github.com:o/r.git"):
+        assert start(repo_url=url).status == 200
+
+    assert {task["repo_url"] for task in world.database.tasks.values()} == {"https://github.com/o/r"}
+
+
+def test_an_own_project_is_accepted_and_any_other_is_not_found(start, world, user):
+    own, foreign = world.database.add_project(user), world.database.add_project(world.new_user())
+
+    assert start(project_id=own).status == 200
+    for project_id in (foreign, 987654, 0, -1, 10**30):
+        assert refusal(start(project_id=project_id)) == (404, "Project not found")
+    assert [task["project_id"] for task in world.database.tasks.values()] == [own]
+
+
+def test_the_same_idempotency_key_is_the_same_task_and_nudges_again(start, world):
+    key = {"Idempotency-Key": "click-1"}
+
+    first, again, other = start(headers=key), start(headers=key), start(headers={"Idempotency-Key": "click-2"})
+
+    assert first.json() == again.json() != other.json()
+    assert [message.task_id for message, _ in world.queue.sent] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_an_idempotency_key_has_1_to_255_characters(start, key):
+    assert start(headers={"Idempotency-Key": key}).status == 400
+
+
+def test_too_many_active_tasks_are_refused_for_now(start, world):
+    world.database.active_per_user = 1
+    start()
+    answer = start()
+
+    assert (answer.status, answer.json()["code"]) == (429, "too_many")
+    assert answer.headers["retry-after"]
+
+
+def test_the_git_token_is_in_no_answer_and_no_log(start, world, caplog):
+    world.queue.down = True
+    caplog.set_level("DEBUG")
+    answers = [start(), start(model="gpt"), start(repo_url="x"), start(project_id=TOKEN), start(github_token=[TOKEN])]
+
+    assert [answer.status for answer in answers] == [200, 400, 400, 400, 400]
+    seen = [answer.text for answer in answers] + [repr(vars(record)) for record in caplog.records]
+    assert not [text for text in seen if TOKEN in text]

@@ -1,0 +1,74 @@
+"""The sandbox's Dockerfile, as E2B's own parser understands it."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from e2b import Template
+
+from sandbox.template import ROOT, SandboxTemplate
+
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+PROGRAMS = ("supervisor.py", "clone.py", "collect.py")
+
+
+@pytest.fixture(scope="module")
+def template():
+    return SandboxTemplate.read(ROOT / "e2b.toml")
+
+
+@pytest.fixture
+def steps(template, capsys):
+    built = json.loads(Template.to_json(template.steps()))
+    assert capsys.readouterr().out == ""  # where the parser tells what it ignores
+    assert built["fromImage"] == "node:22-bookworm-slim"
+    return built["steps"]
+
+
+def commands(steps, kind):
+    return [step["args"] for step in steps if step["type"] == kind]
+
+
+def test_e2b_toml_names_a_template_of_a_size_e2b_offers(template):
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]*", template.template_name)
+    assert 1 <= template.cpu_count <= 8
+    assert template.memory_mb % 2 == 0
+    assert (ROOT / template.dockerfile).is_file()
+    assert f"E2B_TEMPLATE={template.template_name}\n" in (ROOT / ".env.example").read_text()
+
+
+def test_both_agents_are_installed_in_pinned_versions(steps):
+    environment = dict(pair for args in commands(steps, "ENV") for pair in zip(args[::2], args[1::2], strict=True))
+    assert re.fullmatch(r"2\.1\.\d+", environment["CLAUDE_CODE_VERSION"])
+    assert re.fullmatch(r"0\.16\d\.\d+", environment["CODEX_VERSION"])
+    install = next(args[0] for args in commands(steps, "RUN") if "npm install" in args[0])
+    assert "@anthropic-ai/claude-code@${CLAUDE_CODE_VERSION}" in install
+    assert "@openai/codex@${CODEX_VERSION}" in install
+
+
+def test_everything_trusts_the_certificates_of_the_system(steps):
+    environment = dict(pair for args in commands(steps, "ENV") for pair in zip(args[::2], args[1::2], strict=True))
+    assert {environment[name] for name in ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "GIT_SSL_CAINFO")} == {BUNDLE}
+    assert environment["AGENT_USER"] == "agent"
+
+
+def test_the_agent_is_made_by_useradd_and_never_gets_sudo(steps, template):
+    text = (ROOT / template.dockerfile).read_text()
+    assert not re.search(r"^\s*USER\b", text, re.MULTILINE)
+    assert "sudo" not in " ".join(args[0] for args in commands(steps, "RUN"))
+    assert [args[0] for args in commands(steps, "USER")] == ["root", "user"]  # both are the parser's own
+    assert any("useradd --create-home --shell /bin/bash agent" in args[0] for args in commands(steps, "RUN"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs_are_single_files_for_python_3_9(name):
+    source = Path(ROOT / "sandbox" / name).read_text()
+    parsed = ast.parse(source, feature_version=(3, 9))
+
+    imported = {node.module for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in ast.walk(parsed) if isinstance(node, ast.Import) for alias in node.names}
+    assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names
+    assert "from __future__ import annotations" in source  # `X | None` is an annotation only
