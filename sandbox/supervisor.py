@@ -45,7 +45,7 @@ from typing import Any, NamedTuple, NoReturn
 HEARTBEAT_S = 5.0
 CHECK_S = 0.25  # how often the limits are checked; the end of the child itself wakes the supervisor at once
 START_PATIENCE_S = 10.0  # a lock older than this without a supervisor is a start that died
-CHASE_S = 2.0  # of killing one by one, before all processes of the agent's user are killed at once
+CHASE_S = 1.0  # of killing one by one, before all processes of the agent's user are killed at once
 STOP_PATIENCE_S = 15.0  # what `stop` waits beyond the job's own grace; more than a start may take
 DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answer of envd
 STDERR_TAIL_BYTES = 4096
@@ -698,13 +698,15 @@ def stop(folder: Folder) -> None:
         return
     if folder.exit.exists():
         return
+    is_dead = _state(folder)[0] == "crashed"  # asked first: our file makes the lock look new
     folder.stop.touch(mode=0o600)
     supervisor = folder.read("supervisor.json")
     if supervisor and is_alive(supervisor):
         with contextlib.suppress(ProcessLookupError):
             os.kill(supervisor["pid"], signal.SIGTERM)  # only to be quicker than its next check
-    wait_for_end(folder, _grace(folder) + STOP_PATIENCE_S)
-    if _state(folder)[0] == "crashed":
+    if not is_dead:
+        wait_for_end(folder, _grace(folder) + STOP_PATIENCE_S)
+    if is_dead or _state(folder)[0] == "crashed":
         _end_orphans(folder)
         _discard_secrets(folder)
         folder.write_exit("stop", None)

@@ -1,4 +1,4 @@
-"""One example of each answer and body, for the API's description. Tests hold them next to what is really sent."""
+"""One example of each answer and body, for the description of the API. Tests compare their keys with what is sent."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ _USER = "5f0c1f0e-8d5c-4b61-9a34-2f1f6d3f2a10"
 _JWT = "eyJhbGciOi…"
 _REPO = "https://github.com/acme/widgets"
 _PROMPT = "Add a section about installing to the README"
+_DIFF = "diff --git a/README.md b/README.md\n…"
 _CHAT = [{"role": "user", "content": _PROMPT, "timestamp": _AT}]
 
 WELCOME: Json = {
@@ -30,71 +31,78 @@ START_TASK_BODY: Json = {
     "github_token": "github_pat_…",
     "branch": "main",
     "model": "claude",
-    "project_id": None,
+    "project_id": 3,
 }
 STARTED: Json = {"status": "success", "task_id": 7, "message": "Task started successfully"}
 
+# A follow-up that failed, on a task that has a pull request: nothing in it is null, which OpenAPI's encoder would drop.
+TASK: Json = {
+    "status": "success",
+    "task": {
+        "id": 7,
+        "user_id": _USER,
+        "project_id": 3,
+        "status": "failed",
+        "agent": "claude",
+        "repo_url": _REPO,
+        "target_branch": "main",
+        "pr_branch": "claude-code-7",
+        "container_id": "i3k9d2m1x8",
+        "commit_hash": "3f0c5b1e9a7d2c4b6e8f0a1b2c3d4e5f60718293",
+        "pr_number": 12,
+        "pr_url": f"{_REPO}/pull/12",
+        "git_diff": _DIFF,
+        "git_patch": _DIFF,
+        "changed_files": ["README.md"],
+        "error": "Claude agent timed out after 300 seconds",
+        "chat_messages": _CHAT,
+        "execution_metadata": {"file_changes": [{"filename": "README.md", "before": "…", "after": "…"}]},
+        "created_at": _AT,
+        "updated_at": _AT,
+        "started_at": _AT,
+        "completed_at": _AT,
+        "is_test_data": False,
+        "has_patch": True,
+    },
+}
 TASK_STATUS: Json = {
     "status": "success",
     "task": {
         "id": 7,
-        "status": "running",
-        "prompt": _PROMPT,
+        "status": "failed",
         "repo_url": _REPO,
         "branch": "main",
         "model": "claude",
-        "commit_hash": None,
-        "changed_files": [],
-        "error": None,
+        "commit_hash": TASK["task"]["commit_hash"],
+        "changed_files": ["README.md"],
+        "error": TASK["task"]["error"],
         "created_at": _AT,
-        "project_id": None,
+        "project_id": 3,
+        "prompt": _PROMPT,
+        "chat_messages": _CHAT,
+        "execution_metadata": TASK["task"]["execution_metadata"],
+        "completed_at": _AT,
+        "pr_branch": "claude-code-7",
+        "pr_number": 12,
+        "pr_url": f"{_REPO}/pull/12",
     },
 }
 TASK_LIST: Json = {
     "status": "success",
     "tasks": {
         "7": {
-            "id": 7,
-            "status": "running",
-            "created_at": _AT,
             "prompt": _PROMPT,
-            "has_patch": False,
-            "project_id": None,
+            "id": 7,
+            "status": "failed",
+            "created_at": _AT,
+            "has_patch": True,
+            "project_id": 3,
             "repo_url": _REPO,
             "agent": "claude",
             "chat_messages": _CHAT,
         }
     },
     "total_tasks": 1,
-}
-TASK: Json = {
-    "status": "success",
-    "task": {
-        "id": 7,
-        "user_id": _USER,
-        "project_id": None,
-        "status": "running",
-        "agent": "claude",
-        "repo_url": _REPO,
-        "target_branch": "main",
-        "pr_branch": None,
-        "container_id": None,
-        "commit_hash": None,
-        "pr_number": None,
-        "pr_url": None,
-        "git_diff": None,
-        "git_patch": None,
-        "changed_files": [],
-        "error": None,
-        "chat_messages": _CHAT,
-        "execution_metadata": {},
-        "created_at": _AT,
-        "updated_at": _AT,
-        "started_at": _AT,
-        "completed_at": None,
-        "is_test_data": False,
-        "has_patch": False,
-    },
 }
 EVENTS: Json = {
     "status": "success",
@@ -110,7 +118,7 @@ EVENTS: Json = {
     "next": 1,
     "task_status": "pending",
 }
-GIT_DIFF: Json = {"status": "success", "git_diff": "diff --git a/README.md b/README.md\n…", "task_id": 7}
+GIT_DIFF: Json = {"status": "success", "git_diff": _DIFF, "task_id": 7}
 
 ERROR: Json = {"error": "Task not found", "code": "not_found"}
 

@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from functions.executor.ports import Ports
-from functions.executor.step import end_run, failed, logger
+from functions.executor.step import OUR_FAULT, end_run, ended_early, logger
 from functions.executor.wiring import ports
 from shared.domain.errors import InvalidInput
 from shared.domain.messages import RunMessage
@@ -37,6 +37,6 @@ def give_up(message: RunMessage, ports: Ports) -> None:
     run = ports.runs.seize(message.run_id)
     if run is None:
         return
-    end_run(run, failed("internal", "Something went wrong on our side. Start the task again."), ports)
+    end_run(run, ended_early(run, "internal", OUR_FAULT), ports)
     if run.sandbox_id is None and (sandbox_id := ports.sandboxes.find(run.id)):
         ports.sandboxes.kill(sandbox_id)

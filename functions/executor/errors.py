@@ -15,9 +15,10 @@ class SandboxGone(RunFailed):
 
 
 class CommandFailed(AppError):
-    """One of our own programs in the sandbox exited non-zero."""
+    """One of our own programs in the sandbox exited non-zero: it was killed where memory is short, for instance."""
 
     code = "sandbox_command_failed"
+    retryable = True
 
     def __init__(self, exit_code: int, stderr: str) -> None:
         super().__init__("A program in the sandbox failed.", exit_code=exit_code, stderr=stderr[-2000:])

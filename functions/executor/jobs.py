@@ -54,8 +54,13 @@ class JobState:
         return self.state == "absent"
 
     @property
+    def crashed(self) -> bool:
+        """Its supervisor died: nobody knows the exit code, and `stop` ends what is left of it."""
+        return self.state == "crashed"
+
+    @property
     def over(self) -> bool:
-        return self.state in {"ended", "crashed"}
+        return self.crashed or self.state == "ended"
 
     @property
     def more(self) -> bool:

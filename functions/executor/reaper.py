@@ -5,7 +5,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from functions.executor.ports import Ports
+from functions.executor.ports import Ports, SandboxInfo
 from functions.executor.step import logger, nudge
 from functions.executor.wiring import ports
 from shared.domain.errors import AppError
@@ -54,12 +54,20 @@ def kill_lost_sandboxes(ports: Ports) -> int:
     for start in range(0, len(old), IDS_PER_QUERY):
         batch = old[start : start + IDS_PER_QUERY]
         live = ports.runs.live({sandbox.run_id for sandbox in batch if sandbox.run_id})
-        for sandbox in batch:
-            if sandbox.run_id not in live:
-                ports.sandboxes.kill(sandbox.id)
-                logger.warning("sandbox.reaped", extra={"sandbox_id": sandbox.id, "run_id": sandbox.run_id})
-                killed += 1
+        killed += sum(_reaped(sandbox, ports) for sandbox in batch if sandbox.run_id not in live)
     return killed
+
+
+def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
+    """One that cannot be killed now is no reason to let the others live; the next minute tries again."""
+    lost = {"sandbox_id": sandbox.id, "run_id": sandbox.run_id}
+    try:
+        ports.sandboxes.kill(sandbox.id)
+    except AppError as error:
+        logger.error("sandbox.reap_failed", extra={**lost, **error.for_log()})
+        return False
+    logger.warning("sandbox.reaped", extra=lost)
+    return True
 
 
 def expire_credentials(ports: Ports) -> int:

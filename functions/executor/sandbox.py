@@ -4,15 +4,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import httpx
 from e2b import Sandbox, SandboxQuery
 from e2b.exceptions import (
     AuthenticationException,
+    FileNotFoundException,
     InvalidArgumentException,
+    NotEnoughSpaceException,
     SandboxException,
     SandboxNotFoundException,
-    SandboxNotRunningException,
-    ServiceBusyException,
     TemplateException,
 )
 from e2b.sandbox.commands.command_handle import CommandExitException
@@ -128,29 +127,35 @@ class E2BWorkbench:
 def _speaking_our_errors(*, creating: bool = False) -> Iterator[None]:
     """What the SDK raises, sorted by what a step can do about it: nothing, fail the run, or try again later.
 
-    Everything that may pass is Unavailable, also what the SDK did not foresee: the step's attempts are bounded.
+    Only the control plane knows that a sandbox is gone. The proxy before it says "not running" of a paused one too;
+    the next step attaches again and will hear. Everything that may pass is Unavailable, also what the SDK did not
+    foresee (it lets plain Exceptions out): the step's attempts are bounded.
     """
     try:
         yield
     except (CommandExitException, AppError):
         raise
-    except (SandboxNotFoundException, SandboxNotRunningException) as error:
+    except SandboxNotFoundException as error:
         raise SandboxGone(reason=str(error)) from error
+    except FileNotFoundException as error:
+        raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing") from error
+    except NotEnoughSpaceException as error:
+        raise RunFailed("The disk of the sandbox is full.", error_code="sandbox_full") from error
     except AuthenticationException as error:
         raise RunFailed(
             "Invalid E2B API key. Please check your E2B_API_KEY environment variable.", error_code="sandbox_auth"
         ) from error
     except (InvalidArgumentException, TemplateException) as error:
-        raise _refused(str(error)) from error
+        raise _refused(str(error), creating=creating) from error
     except SandboxException as error:
         if creating and (error.status_code or 0) < 500 and error.status_code not in {None, 408, 409, 429}:
-            raise _refused(str(error)) from error
+            raise _refused(str(error), creating=creating) from error
         raise Unavailable("The sandbox does not answer now.", reason=str(error)) from error
-    except (ServiceBusyException, httpx.HTTPError, OSError) as error:
+    except Exception as error:
         raise Unavailable("The sandbox service does not answer now.", reason=type(error).__name__) from error
 
 
-def _refused(reason: str) -> RunFailed:
+def _refused(reason: str, *, creating: bool) -> RunFailed:
     lowered = reason.lower()
     if "quota" in lowered:
         return RunFailed(
@@ -160,4 +165,5 @@ def _refused(reason: str) -> RunFailed:
         return RunFailed(
             "Invalid E2B API key. Please check your E2B_API_KEY environment variable.", error_code="sandbox_auth"
         )
-    return RunFailed(f"Failed to create E2B sandbox: {reason}", error_code="sandbox_refused")
+    failure = "Failed to create E2B sandbox" if creating else "The E2B sandbox refused a request"
+    return RunFailed(f"{failure}: {reason}", error_code="sandbox_refused")

@@ -17,8 +17,13 @@ logger = get_logger("executor")
 # Claims of one step before the run is given up: with the pauses below, more than half an hour of an outage.
 MAX_ATTEMPTS = 40
 MAX_BACKOFF_S = 60
+# Attempts after which an error that nobody foresaw is our bug, and not the moment's: nobody shall wait for it longer.
+MAX_SURPRISES = 3
 # After its deadline a run may still be stopped and collected; this long, then it ends without.
 COLLECTION_GRACE = timedelta(minutes=10)
+GIVEN_UP = "The task could not be continued after many attempts. Start it again in some minutes."
+OUR_FAULT = "Something went wrong on our side. Start the task again."
+TIMED_OUT = "Task execution timed out. The operation took longer than expected."
 
 
 def on_message(message: RunMessage, ports: Ports) -> None:
@@ -56,25 +61,43 @@ def step(run: Run, ports: Ports) -> None:
 
 
 def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
-    """What becomes of the run now. Expected failures are outcomes too; only surprises are raised."""
+    """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
         if outcome := _must_end(run, ports):
             return outcome
         outcome = PHASES[run.phase](run, ports, secrets)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
-        # Where the agent had already failed, that is the reason to tell.
-        return failed(run.error_code or error.error_code, run.error or str(error))
-    except AppError as error:
-        if not error.retryable:
-            raise
-        logger.warning("run.step_retried", extra={"attempt": run.attempt, **error.for_log()})
-        return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
+        return ended_early(run, error.error_code, str(error))
+    except Exception as error:  # noqa: BLE001  (raised again, unless it has repeated itself)
+        return _again_or_never(run, error)
     return _with_phase_event(outcome) if isinstance(outcome, Advance) else outcome
 
 
-def failed(error_code: str, error: str) -> Finish:
-    """The end of a run that produced nothing to keep."""
+def _again_or_never(run: Run, error: Exception) -> Outcome:
+    """Wait where waiting may help; raise what nobody foresaw, so that SQS delivers again, until it repeats itself."""
+    if isinstance(error, AppError) and error.retryable:
+        logger.warning("run.step_retried", extra={"attempt": run.attempt, **error.for_log()})
+        return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
+    if run.attempt < MAX_SURPRISES:
+        raise error
+    logger.exception("run.given_up", extra={"attempt": run.attempt})
+    return ended_early(run, "internal", OUR_FAULT)
+
+
+def ended_early(run: Run, error_code: str, error: str) -> Finish:
+    """The end of a run that has nothing to show: cancelled when that was asked for, else failed.
+
+    Where the agent had already failed, that is the reason to tell.
+    """
+    if run.cancel_requested:
+        return Finish(
+            status=RunStatus.CANCELLED,
+            error_code="cancelled",
+            error=agent.CANCELLED,
+            events=(Event("cancelled", {"text": agent.CANCELLED}),),
+        )
+    error_code, error = run.error_code or error_code, run.error or error
     return Finish(
         status=RunStatus.FAILED,
         error_code=error_code,
@@ -107,20 +130,16 @@ def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
 def _must_end(run: Run, ports: Ports) -> Outcome | None:
     """The outcome of a run that was cancelled, is out of time, or keeps failing; None when it may go on."""
     if run.attempt > MAX_ATTEMPTS:
-        return failed(
-            "step_failed", "The task could not be continued after many attempts. Start it again in some minutes."
-        )
+        return ended_early(run, "step_failed", GIVEN_UP)
     late = run.deadline_at is not None and ports.now() > run.deadline_at
     if late and run.deadline_at and ports.now() > run.deadline_at + COLLECTION_GRACE:
-        return failed("timeout", "Task execution timed out. The operation took longer than expected.")
+        return ended_early(run, "timeout", TIMED_OUT)
     if run.phase is Phase.COLLECTING:
         return None
     if run.phase is Phase.AGENT and (run.cancel_requested or late):
-        return agent.stopped(run, ports, error_code="cancelled" if run.cancel_requested else "timeout")
-    if run.cancel_requested:
-        return Finish(status=RunStatus.CANCELLED, error_code="cancelled", events=(Event("cancelled"),))
-    if late:
-        return failed("timeout", "Task execution timed out. The operation took longer than expected.")
+        return agent.stopped(run, ports)
+    if run.cancel_requested or late:
+        return ended_early(run, "timeout", TIMED_OUT)
     return None
 
 

@@ -34,6 +34,8 @@ SHARED_ETC = (
     *("protocols", "resolv.conf", "services"),
 )
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL")
+# Settings of the whole machine's kernel that uid 0 may write without any capability.
+KERNEL_SETTINGS = ("acpi", "bus", "driver", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger")
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
 agent:x:1000:1000:agent:/home/agent:/bin/bash
@@ -160,6 +162,7 @@ class Bubblewrap:
         argv += ["--as-pid-1", "--die-with-parent", "--new-session", "--chdir", "/", "--clearenv", "--cap-drop", "ALL"]
         if self._separate_users:
             argv += [word for capability in CAPABILITIES for word in ("--cap-add", capability)]
+            argv += [word for path in kernel_settings() for word in ("--ro-bind", str(path), str(path))]
         else:
             argv += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
         if self._python_is_bound:
@@ -226,6 +229,10 @@ def installation(path: Path) -> Path:
 def inside(path: Path) -> Path:
     """Where a sandbox in bubblewrap sees a folder of the machine: at the same place, except below the private /root."""
     return Path("/opt/host") / path.relative_to("/root") if path.is_relative_to("/root") else path
+
+
+def kernel_settings() -> list[Path]:
+    return [path for name in KERNEL_SETTINGS if (path := Path("/proc", name)).exists()]
 
 
 def real_python() -> Path:

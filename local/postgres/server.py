@@ -68,11 +68,14 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and return when it accepts connections."""
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = self._exclusive_lock()
         try:
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = self._exclusive_lock()
             self._launch()
             self._wait_until_ready()
+        except OSError as error:
+            self.stop()
+            raise PostgresError(f"PostgreSQL cannot work in {self._data_dir}: {error}") from error
         except BaseException:
             self.stop()
             raise
@@ -201,17 +204,23 @@ def _remove_traces_of_a_crash(pgdata: Path) -> None:
     pid_file = pgdata / "postmaster.pid"
     if not pid_file.exists():
         return
-    pid = int(pid_file.read_text().splitlines()[0])
+    first_line = pid_file.read_text().partition("\n")[0].strip()
+    if first_line.isdecimal():
+        _end_orphan(int(first_line), pgdata)
+    pid_file.unlink(missing_ok=True)
+
+
+def _end_orphan(pid: int, pgdata: Path) -> None:
+    """Stop process `pid` if it is a server of this data folder."""
     try:
         process = psutil.Process(pid)
         if str(pgdata) in process.cmdline():
             process.send_signal(signal.SIGINT)
             process.wait(FAST_STOP_S)
-    except psutil.NoSuchProcess:
-        pass  # the usual case after a crash
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return  # gone, as usual after a crash; or somebody else's, who has the number now
     except psutil.TimeoutExpired as error:
         raise PostgresError(f"An earlier PostgreSQL (process {pid}) does not stop. End it first.") from error
-    pid_file.unlink(missing_ok=True)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -6,6 +6,7 @@ Reads JWT_SECRET, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY from the envi
 
 import argparse
 import os
+import signal
 import sys
 
 import uvicorn
@@ -34,6 +35,7 @@ def main() -> int:
         secret_key=os.environ["SUPABASE_SECRET_KEY"],
         public_url=arguments.public_url or f"http://127.0.0.1:{arguments.port}",
     )
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # uvicorn raises it again after its ordered stop
     uvicorn.run(gateway, host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
     return 0
 

@@ -1,11 +1,9 @@
 """`/auth/v1`: what GoTrue answers to the official clients. E-mail and password only; addresses count as confirmed."""
 
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,16 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.supabase import accounts, passwords
+from local.supabase import accounts, forms, passwords
 from local.supabase.accounts import Client, Row, Session
 from local.supabase.database import Connection, Database
 from local.supabase.errors import ApiError, AuthError
 from local.supabase.tokens import Keys, bearer_token, check_key, identify, sign, verify
 
 ACCESS_TOKEN_LIFETIME_S = 3600  # Supabase's default "JWT expiry"
-MIN_PASSWORD_LENGTH = 6  # Supabase's default
 DEFAULT_PER_PAGE = 50  # GoTrue's
-EMAIL_SHAPE = re.compile(r"[^@\s]+@[^@\s]+")
 BY_EMAIL = {"provider": "email", "providers": ["email"]}
 
 logger = logging.getLogger(__name__)
@@ -78,8 +74,8 @@ class AuthRoutes:
         raise AuthError(422, "email_provider_disabled", "The local stack sends no e-mail; sign in with a password.")
 
     async def _sign_up(self, request: Request) -> Response:
-        body = await _json_body(request)
-        email, password = _email(body), _password(body)
+        body = await forms.json_body(request)
+        email, password = forms.email(body), forms.password(body)
         password_hash = await passwords.hashed(password)
         async with self._transaction() as connection:
             user = await _new_user(
@@ -87,7 +83,7 @@ class AuthRoutes:
                 AuthError(422, "user_already_exists", "User already registered"),
                 email=email,
                 password_hash=password_hash,
-                user_metadata=_metadata(body, "data") or {},
+                user_metadata=forms.metadata(body, "data") or {},
                 app_metadata=BY_EMAIL,
             )
             session = await accounts.open_session(connection, user["id"], _client(request))
@@ -98,7 +94,7 @@ class AuthRoutes:
         grant = grants.get(request.query_params.get("grant_type", ""))
         if grant is None:
             raise AuthError(400, "validation_failed", "unsupported_grant_type")
-        return await grant(request, await _json_body(request))
+        return await grant(request, await forms.json_body(request))
 
     async def _by_password(self, request: Request, body: dict[str, Any]) -> Response:
         async with self._transaction() as connection:
@@ -122,10 +118,10 @@ class AuthRoutes:
 
     async def _user(self, request: Request) -> Response:
         async with self._transaction() as connection:
-            return JSONResponse(_user_json(await self._own_user(connection, request)))
+            return JSONResponse(forms.user_json(await self._own_user(connection, request)))
 
     async def _update_own_user(self, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await forms.json_body(request)
         changes = await _changes(body, metadata="data")
         async with self._transaction() as connection:
             user = await self._own_user(connection, request)
@@ -142,36 +138,37 @@ class AuthRoutes:
         return Response(None, 204)
 
     async def _list_users(self, request: Request) -> Response:
-        page = _page_number(request, "page", 1)
-        per_page = _page_number(request, "per_page", DEFAULT_PER_PAGE)
+        page = forms.page_number(request, "page", 1)
+        per_page = forms.page_number(request, "per_page", DEFAULT_PER_PAGE)
         async with self._transaction() as connection:
             users, total = await accounts.list_users(connection, page=page, per_page=per_page)
-        body = {"users": [_user_json(user) for user in users], "aud": "authenticated"}
-        return JSONResponse(body, headers={"X-Total-Count": str(total)})
+        body = {"users": [forms.user_json(user) for user in users], "aud": "authenticated"}
+        links = forms.page_links(request.url.path, page, per_page, total)
+        return JSONResponse(body, headers={"X-Total-Count": str(total), "Link": links})
 
     async def _create_user(self, request: Request) -> Response:
-        body = await _json_body(request)
-        password_hash = await passwords.hashed(_password(body)) if body.get("password") else None
+        body = await forms.json_body(request)
+        password_hash = await passwords.hashed(forms.password(body)) if body.get("password") else None
         async with self._transaction() as connection:
             user = await _new_user(
                 connection,
                 AuthError(422, "email_exists", "A user with this email address has already been registered"),
-                email=_email(body),
+                email=forms.email(body),
                 password_hash=password_hash,
-                user_metadata=_metadata(body, "user_metadata") or {},
-                app_metadata={**BY_EMAIL, **(_metadata(body, "app_metadata") or {})},
-                id=_uuid(body["id"]) if body.get("id") else None,
+                user_metadata=forms.metadata(body, "user_metadata") or {},
+                app_metadata={**BY_EMAIL, **(forms.metadata(body, "app_metadata") or {})},
+                id=forms.uuid(body["id"]) if body.get("id") else None,
             )
-            return JSONResponse(_user_json(user))
+            return JSONResponse(forms.user_json(user))
 
     async def _get_user(self, request: Request) -> Response:
         async with self._transaction() as connection:
-            return JSONResponse(_user_json(await _user_of_path(connection, request)))
+            return JSONResponse(forms.user_json(await _user_of_path(connection, request)))
 
     async def _update_user(self, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await forms.json_body(request)
         changes = await _changes(body, metadata="user_metadata")
-        changes["app_metadata"] = _metadata(body, "app_metadata")
+        changes["app_metadata"] = forms.metadata(body, "app_metadata")
         async with self._transaction() as connection:
             return await _updated(connection, await _user_of_path(connection, request), changes)
 
@@ -211,7 +208,7 @@ class AuthRoutes:
                 "expires_in": ACCESS_TOKEN_LIFETIME_S,
                 "expires_at": expires_at,
                 "refresh_token": session.refresh_token,
-                "user": _user_json(user),
+                "user": forms.user_json(user),
             }
         )
 
@@ -280,9 +277,9 @@ async def _new_user(connection: Connection, taken: AuthError, **columns: Any) ->
 
 async def _changes(body: dict[str, Any], *, metadata: str) -> dict[str, Any]:
     return {
-        "email": _email(body) if body.get("email") else None,
-        "password_hash": await passwords.hashed(_password(body)) if body.get("password") else None,
-        "user_metadata": _metadata(body, metadata),
+        "email": forms.email(body) if body.get("email") else None,
+        "password_hash": await passwords.hashed(forms.password(body)) if body.get("password") else None,
+        "user_metadata": forms.metadata(body, metadata),
     }
 
 
@@ -293,11 +290,11 @@ async def _updated(connection: Connection, user: Row, changes: dict[str, Any]) -
         raise AuthError(422, "email_exists", "A user with this email address has already been registered") from None
     if changed is None:
         raise _user_not_found(404)
-    return JSONResponse(_user_json(changed))
+    return JSONResponse(forms.user_json(changed))
 
 
 async def _user_of_path(connection: Connection, request: Request) -> Row:
-    user = await accounts.user_by_id(connection, _uuid(request.path_params["id"]))
+    user = await accounts.user_by_id(connection, forms.uuid(request.path_params["id"]))
     if user is None:
         raise _user_not_found(404)
     return user
@@ -308,89 +305,5 @@ def _user_not_found(status: int) -> AuthError:
     return AuthError(status, "user_not_found", text)
 
 
-def _user_json(user: Row) -> dict[str, Any]:
-    created_at, email = _iso(user["created_at"]), user["email"]
-    identity = {
-        "identity_id": str(user["id"]),
-        "id": str(user["id"]),
-        "user_id": str(user["id"]),
-        "identity_data": {"email": email, "email_verified": True, "sub": str(user["id"])},
-        "provider": "email",
-        "created_at": created_at,
-        "updated_at": created_at,
-        "last_sign_in_at": _iso(user["last_sign_in_at"]),
-    }
-    return {
-        "id": str(user["id"]),
-        "aud": user["aud"],
-        "role": user["role"],
-        "email": email,
-        "phone": "",
-        "email_confirmed_at": _iso(user["email_confirmed_at"]),
-        "confirmed_at": _iso(user["email_confirmed_at"]),
-        "last_sign_in_at": _iso(user["last_sign_in_at"]),
-        "app_metadata": user["raw_app_meta_data"],
-        "user_metadata": user["raw_user_meta_data"],
-        "identities": [identity],
-        "created_at": created_at,
-        "updated_at": _iso(user["updated_at"]),
-        "is_anonymous": user["is_anonymous"],
-    }
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
-
-
 def _client(request: Request) -> Client:
     return Client(request.headers.get("user-agent", ""), request.client.host if request.client else None)
-
-
-async def _json_body(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except ValueError:
-        raise AuthError(400, "bad_json", "Could not parse request body as JSON") from None
-    if not isinstance(body, dict):
-        raise AuthError(400, "bad_json", "The request body must be a JSON object")
-    return body
-
-
-def _email(body: dict[str, Any]) -> str:
-    email = str(body.get("email") or "").strip().lower()
-    if not email:
-        raise AuthError(422, "anonymous_provider_disabled", "Anonymous sign-ins are disabled")
-    if not EMAIL_SHAPE.fullmatch(email):
-        raise AuthError(400, "validation_failed", "Unable to validate email address: invalid format")
-    return email
-
-
-def _password(body: dict[str, Any]) -> str:
-    password = str(body.get("password") or "")
-    if not password:
-        raise AuthError(400, "validation_failed", "Signup requires a valid password")
-    if len(password) < MIN_PASSWORD_LENGTH:
-        text = f"Password should be at least {MIN_PASSWORD_LENGTH} characters."
-        raise AuthError(422, "weak_password", text, weak_password={"reasons": ["length"]})
-    return password
-
-
-def _metadata(body: dict[str, Any], name: str) -> dict[str, Any] | None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise AuthError(400, "validation_failed", f"{name} must be an object")
-    return value
-
-
-def _page_number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name) or str(default)
-    if not (text.isdecimal() and int(text) > 0):
-        raise AuthError(400, "validation_failed", f"Bad Pagination Parameters: {name}")
-    return int(text)
-
-
-def _uuid(text: object) -> UUID:
-    try:
-        return UUID(str(text))
-    except ValueError:
-        raise AuthError(404, "validation_failed", "The user id must be a UUID") from None

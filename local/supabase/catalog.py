@@ -166,7 +166,7 @@ async def read_catalog(connection: AsyncConnection[TupleRow]) -> Catalog:
 
 def _function(row: TupleRow) -> Function:
     name, names, modes, types, default_count, returns_set, void, kind, table, is_record, volatility = row
-    in_names = [n for n, mode in zip(names, modes or "i" * len(names), strict=True) if mode in ARGUMENT_IN]
+    in_names = [n for n, mode in zip(names, modes or "i" * len(names), strict=False) if mode in ARGUMENT_IN]
     first_optional = len(types) - default_count
     return Function(
         name=name,

@@ -6,93 +6,17 @@ Not built, and refused as such: spreads (`...table`), aggregates, full-text and 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-BARE_NAME_ENDS = ',:()!"'
+from local.supabase.cursor import BARE_NAME_ENDS, Cursor, GrammarError
+from local.supabase.query import Column, Condition, Embed, Field, Filter, Group, Order, Query
+
 COMPARISONS = frozenset(
     {"eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch"}
     | {"is", "isdistinct", "in", "cs", "cd", "ov"}
 )
 IS_VALUES = frozenset({"null", "not_null", "true", "false", "unknown"})
 LOGIC = {"and": False, "or": True}
-
-
-class GrammarError(Exception):
-    """The URL does not follow the grammar; the text says where."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column, or what a JSON path leads to: `name->1->>key` has the steps 1 and "key"."""
-
-    name: str
-    steps: tuple[str | int, ...] = ()
-    as_text: bool = False  # the last arrow was `->>`
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One output column. The name `*` means all columns."""
-
-    column: Column
-    alias: str | None = None
-    cast: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """`column operator value`; the value of `in` is a tuple."""
-
-    column: Column
-    operator: str
-    value: str | tuple[str, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Several filters joined by `or` (any_of) or `and`."""
-
-    any_of: bool
-    parts: tuple["Condition | Group", ...]
-    negated: bool = False
-
-
-Filter = Condition | Group
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    column: Column
-    descending: bool = False
-    nulls_first: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """A related table inside each row. `hint` names the foreign key when several would do."""
-
-    target: str
-    query: "Query"
-    alias: str | None = None
-    hint: str | None = None
-    inner: bool = False
-
-    @property
-    def key(self) -> str:
-        return self.alias or self.target
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What to read of one table."""
-
-    fields: tuple[Field, ...] = (Field(Column("*")),)
-    embeds: tuple[Embed, ...] = ()
-    where: tuple[Filter, ...] = ()
-    order: tuple[Order, ...] = ()
-    limit: int | None = None
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +44,7 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
 
 def parse_select(text: str) -> Query:
     """`id,owner:users(name),data->>kind` as a Query without filters."""
-    cursor = _Cursor(text)
+    cursor = Cursor(text)
     query = _select_list(cursor)
     cursor.expect_end()
     return query
@@ -139,7 +63,7 @@ def parse_prefer(headers: Sequence[str]) -> Preferences:
 
 def parse_names(text: str) -> tuple[str, ...]:
     """A list of column names: `"a","b"` or `a,b`."""
-    cursor = _Cursor(text)
+    cursor = Cursor(text)
     names = [cursor.name()]
     while cursor.take(","):
         names.append(cursor.name())
@@ -148,7 +72,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_column(text: str) -> Column:
-    cursor = _Cursor(text)
+    cursor = Cursor(text)
     column = _column(cursor, ends=BARE_NAME_ENDS)
     cursor.expect_end()
     return column
@@ -159,7 +83,7 @@ def parse_condition(column: str, text: str) -> Condition:
     operator, negated, operand = _operator(text)
     value: str | tuple[str, ...] = operand
     if operator == "in":
-        cursor = _Cursor(operand)
+        cursor = Cursor(operand)
         value = _value_list(cursor)
         cursor.expect_end()
     return _checked(Condition(parse_column(column), operator, value, negated))
@@ -167,7 +91,7 @@ def parse_condition(column: str, text: str) -> Condition:
 
 def parse_group(name: str, text: str, *, negated: bool = False) -> Group:
     """`or` and `(a.eq.1,and(b.gt.2,c.is.null))`."""
-    cursor = _Cursor(text)
+    cursor = Cursor(text)
     group = Group(LOGIC[name], _group_parts(cursor), negated)
     cursor.expect_end()
     return group
@@ -241,7 +165,7 @@ def _order_term(text: str) -> Order:
     return order
 
 
-def _select_list(cursor: "_Cursor") -> Query:
+def _select_list(cursor: Cursor) -> Query:
     fields: list[Field] = []
     embeds: list[Embed] = []
     while not cursor.at_end() and not cursor.sees(")"):
@@ -255,7 +179,7 @@ def _select_list(cursor: "_Cursor") -> Query:
     return Query(fields=tuple(fields), embeds=tuple(embeds))
 
 
-def _select_item(cursor: "_Cursor") -> Field | Embed:
+def _select_item(cursor: Cursor) -> Field | Embed:
     if cursor.sees("..."):
         raise GrammarError("spreading an embedded resource (...) is not supported by the local stack")
     alias = None
@@ -270,7 +194,7 @@ def _select_item(cursor: "_Cursor") -> Field | Embed:
     return Field(column, alias, cast)
 
 
-def _embed(cursor: "_Cursor", alias: str | None, target: str) -> Embed:
+def _embed(cursor: Cursor, alias: str | None, target: str) -> Embed:
     hints = []
     while cursor.take("!"):
         hints.append(cursor.name())
@@ -283,11 +207,11 @@ def _embed(cursor: "_Cursor", alias: str | None, target: str) -> Embed:
     return Embed(target, query, alias, hint, inner="inner" in hints)
 
 
-def _column(cursor: "_Cursor", ends: str) -> Column:
+def _column(cursor: Cursor, ends: str) -> Column:
     return _with_steps(cursor, cursor.name(ends))
 
 
-def _with_steps(cursor: "_Cursor", name: str) -> Column:
+def _with_steps(cursor: Cursor, name: str) -> Column:
     steps: list[str | int] = []
     as_text = False
     while cursor.sees("->"):
@@ -299,7 +223,7 @@ def _with_steps(cursor: "_Cursor", name: str) -> Column:
     return Column(name, tuple(steps), as_text)
 
 
-def _group_parts(cursor: "_Cursor") -> tuple[Filter, ...]:
+def _group_parts(cursor: Cursor) -> tuple[Filter, ...]:
     cursor.expect("(")
     parts = [_group_part(cursor)]
     while cursor.take(","):
@@ -308,7 +232,7 @@ def _group_parts(cursor: "_Cursor") -> tuple[Filter, ...]:
     return tuple(parts)
 
 
-def _group_part(cursor: "_Cursor") -> Filter:
+def _group_part(cursor: Cursor) -> Filter:
     cursor.skip_spaces()
     for prefix in ("", "not."):
         for name, any_of in LOGIC.items():
@@ -339,7 +263,7 @@ def _checked(condition: Condition) -> Condition:
     return condition
 
 
-def _value_list(cursor: "_Cursor") -> tuple[str, ...]:
+def _value_list(cursor: Cursor) -> tuple[str, ...]:
     cursor.expect("(")
     values = []
     while not cursor.sees(")"):
@@ -350,7 +274,7 @@ def _value_list(cursor: "_Cursor") -> tuple[str, ...]:
     return tuple(values)
 
 
-def _group_value(cursor: "_Cursor") -> str:
+def _group_value(cursor: Cursor) -> str:
     """A value inside and()/or(): quoted, a `{...}` literal (array or JSON), or up to the next `,` or `)`."""
     if cursor.sees('"'):
         return cursor.quoted()
@@ -372,86 +296,3 @@ def _split_outside_quotes(text: str, separator: str) -> list[str]:
 
 def _unquoted(name: str) -> str:
     return name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
-
-
-@dataclass(slots=True)
-class _Cursor:
-    """A place in the text."""
-
-    text: str
-    at: int = field(default=0)
-
-    def at_end(self) -> bool:
-        return self.at >= len(self.text)
-
-    def rest(self) -> str:
-        return self.text[self.at :]
-
-    def sees(self, token: str) -> bool:
-        return self.text.startswith(token, self.at)
-
-    def take(self, token: str) -> bool:
-        found = self.sees(token)
-        if found:
-            self.at += len(token)
-        return found
-
-    def expect(self, token: str) -> None:
-        if not self.take(token):
-            raise self._error(f"expected '{token}'")
-
-    def expect_end(self) -> None:
-        if not self.at_end():
-            raise self._error("unexpected text")
-
-    def skip_spaces(self) -> None:
-        while self.take(" "):
-            continue
-
-    def name(self, ends: str = BARE_NAME_ENDS) -> str:
-        """A quoted name, or a bare one up to a character of `ends` or an arrow."""
-        self.skip_spaces()
-        if self.sees('"'):
-            return self.quoted()
-        start = self.at
-        while not self.at_end() and self.text[self.at] not in ends and not self.sees("->"):
-            self.at += 1
-        name = self.text[start : self.at].strip()
-        if not name:
-            raise self._error("expected a name")
-        return name
-
-    def quoted(self) -> str:
-        """The text between double quotes, in which a backslash makes the next character plain."""
-        self.expect('"')
-        characters = []
-        while not self.sees('"'):
-            self.take("\\")
-            if self.at_end():
-                raise self._error('expected a closing "')
-            characters.append(self.text[self.at])
-            self.at += 1
-        self.expect('"')
-        return "".join(characters)
-
-    def until(self, ends: str) -> str:
-        start = self.at
-        while not self.at_end() and self.text[self.at] not in ends:
-            self.at += 1
-        return self.text[start : self.at]
-
-    def balanced(self, opening: str, closing: str) -> str:
-        """From an opening bracket to the closing one that belongs to it, quoted brackets not counted."""
-        start, depth = self.at, 0
-        while not self.at_end():
-            if self.sees('"'):
-                self.quoted()
-                continue
-            depth += self.sees(opening) - self.sees(closing)
-            self.at += 1
-            if depth == 0:
-                return self.text[start : self.at]
-        raise self._error(f"expected '{closing}'")
-
-    def _error(self, problem: str) -> GrammarError:
-        return GrammarError(f"failed to parse ({self.text}): {problem} at character {self.at + 1}")

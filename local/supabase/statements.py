@@ -11,7 +11,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from local.supabase.catalog import SCHEMA, Catalog, Function, Relationship, Table
-from local.supabase.grammar import Column, Condition, Embed, Field, Filter, Group, Order, Query
+from local.supabase.query import Column, Condition, Embed, Field, Filter, Group, Order, Query
 
 MAX_ROWS = 1000  # hosted Supabase's default "Max rows"
 

@@ -48,7 +48,10 @@ def postgrest_client(
     token = bearer.reveal() if bearer else (key if key.count(".") == 2 else None)
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    return SyncPostgrestClient(f"{supabase_url}/rest/v1", headers=headers, http_client=http or _http())
+    # The library would repeat reads itself and sleep 1, 2 and 4 s in between, which outlasts a request of the API.
+    return SyncPostgrestClient(
+        f"{supabase_url}/rest/v1", headers=headers, http_client=http or _http(), retry_enabled=False
+    )
 
 
 # What a caller can act on: our functions' own SQLSTATEs, then what PostgREST and PostgreSQL say most.

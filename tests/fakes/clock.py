@@ -13,5 +13,8 @@ class FakeClock:
     def __call__(self) -> datetime:
         return self.now
 
+    def later(self, seconds: float) -> datetime:
+        return self.now + timedelta(seconds=seconds)
+
     def pass_(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+        self.now = self.later(seconds)

@@ -106,7 +106,9 @@ class FakeRunDatabase:
     def active(self, status: Collection[str], user_id: str | None = None) -> int:
         return sum(r["status"] in status and user_id in (None, r["user_id"]) for r in self.runs.values())
 
-    def _insert_run(self, task: Row, prompt: str, credential_id, new: NewTask | None, kind: str = "first") -> StartedRun:
+    def _insert_run(
+        self, task: Row, prompt: str, credential_id, new: NewTask | None, kind: str = "first"
+    ) -> StartedRun:
         if self.active(ALIVE, task["user_id"]) >= self.limits["active_per_user"]:
             raise TooMany("Too many tasks are active. Wait for one to end, then try again.")
         run_id = str(uuid.uuid4())

@@ -17,6 +17,7 @@ from tests.fakes.clock import FakeClock
 
 TERMINATED = 128 + 15
 STDERR_TAIL_BYTES = 4096
+UNLIMITED = {"timeout_s": None, "idle_timeout_s": None, "max_output_bytes": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ class FakeSandbox:
     now: FakeClock
     paused: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
+    uploads: list[tuple[str, bytes]] = field(default_factory=list)  # everything that ever came in
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
 
@@ -118,6 +120,10 @@ class FakeSandbox:
 
     def has_file(self, *parts: str) -> bool:
         return "/".join(("runs", self.run_id, *parts)) in self.files
+
+    def uploaded(self, *parts: str) -> bytes:
+        """What was uploaded last to this path of the run's folder."""
+        return dict(self.uploads)["/".join(("runs", self.run_id, *parts))]
 
 
 @dataclass
@@ -129,6 +135,7 @@ class FakeSandboxes:
     boxes: dict[str, FakeSandbox] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
+    last: FakeSandbox | None = None  # the one created last, also when it is gone
     down: Exception | None = None
 
     def find(self, run_id: str) -> str | None:
@@ -140,8 +147,9 @@ class FakeSandboxes:
         if known := self.find(run.id):  # the idempotency key
             return known
         self.created.append(f"sbx{len(self.created) + 1}")
-        self.boxes[self.created[-1]] = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now)
-        return self.created[-1]
+        self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now)
+        self.boxes[self.last.id] = self.last
+        return self.last.id
 
     def attach(self, sandbox_id: str) -> "FakeWorkbench":
         self._answer()
@@ -157,11 +165,6 @@ class FakeSandboxes:
         self._answer()
         for box in list(self.boxes.values()):
             yield SandboxInfo(id=box.id, run_id=box.run_id, started_at=box.started_at)
-
-    @property
-    def only(self) -> FakeSandbox:
-        [box] = self.boxes.values()
-        return box
 
     def _answer(self) -> None:
         if self.down:
@@ -181,6 +184,7 @@ class FakeWorkbench:
 
     def upload(self, files: Mapping[str, bytes]) -> None:
         self._box.files.update(files)
+        self._box.uploads.extend(files.items())
 
     def read(self, path: str) -> bytes:
         if path not in self._box.files:
@@ -219,10 +223,9 @@ class FakeWorkbench:
     def _stop(self, job_dir: str) -> None:
         box = self._box
         if job_dir not in box.jobs:  # one that never ran can never start
-            box.jobs[job_dir] = FakeJob(Script(ends_at=None), {"timeout_s": None, "max_output_bytes": 0}, box.now(), box.now)
-            box.jobs[job_dir].limits |= {"idle_timeout_s": None}
+            box.jobs[job_dir] = FakeJob(Script(ends_at=None), UNLIMITED, box.now(), box.now)
         job = box.jobs[job_dir]
-        if job.crashed:
+        if job.crashed or job.limits is UNLIMITED:
             job.tidied = True
         elif not job.ended:
             job.stopped_after = job.age

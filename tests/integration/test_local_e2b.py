@@ -456,6 +456,16 @@ print(child.wait(), os.stat("/home/agent/work").st_uid)
     assert sandbox.commands.run("python3 try.py", user="root").stdout == "-15 1000\n"
 
 
+def test_root_of_a_sandbox_may_not_change_the_machines_kernel(server, sandbox):
+    if server.isolation != "bubblewrap":
+        pytest.skip("a plain process sees all of the machine")
+    setting = "/proc/sys/kernel/core_pattern"
+    script = f'value=$(cat {setting}); echo "$value" > {setting}'  # its own value, should the test ever fail
+
+    with pytest.raises(CommandExitException, match=r"Read-only|Permission denied"):
+        sandbox.commands.run(script, user="root")
+
+
 def test_the_machines_files_and_processes_are_out_of_sight(server, sandbox, tmp_path):
     if server.isolation != "bubblewrap":
         pytest.skip("a plain process sees all of the machine")

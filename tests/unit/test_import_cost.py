@@ -1,6 +1,5 @@
 """What importing a handler pulls in. Never how long that takes: a clock would make the test lie."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -23,16 +22,15 @@ EXECUTOR = {
     "SECRETS_KMS_KEY_ID": "alias/git-tokens",
     "E2B_API_KEY": "e2b_key",
 }
+# `botocore` alone is a page that powertools reads a version from; its weight begins with botocore.session.
 HANDLERS = {
-    "functions.api.handler": (API, {"e2b", "boto3", "botocore", "supabase", "moto", "local"}),
+    "functions.api.handler": (API, {"e2b", "boto3", "botocore.session", "supabase", "moto", "local"}),
     "functions.executor.handler": (EXECUTOR, {"fastapi", "mangum", "starlette", "supabase", "moto", "local"}),
 }
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_a_handler_imports_with_its_own_settings_alone_and_nothing_of_the_others(handler):
-    if importlib.util.find_spec(handler) is None:
-        pytest.skip("not built yet")
     environment, unwanted = HANDLERS[handler]
     program = f"import json, sys, {handler}; print(json.dumps(sorted(sys.modules)))"
     run = subprocess.run(
@@ -46,6 +44,6 @@ def test_a_handler_imports_with_its_own_settings_alone_and_nothing_of_the_others
     )
 
     assert run.returncode == 0, run.stderr
-    imported = {name.partition(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
-    assert "functions" in imported
+    imported = set(json.loads(run.stdout.splitlines()[-1]))
+    assert handler in imported
     assert not imported & unwanted

@@ -1,19 +1,14 @@
 """The query language of PostgREST, as the gateway of the local stack reads it."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local.supabase.cursor import GrammarError
 from local.supabase.grammar import (
-    Column,
-    Condition,
-    Embed,
-    Field,
-    GrammarError,
-    Group,
-    Order,
     Preferences,
-    Query,
     parse_column,
     parse_condition,
     parse_group,
@@ -23,6 +18,7 @@ from local.supabase.grammar import (
     parse_query,
     parse_select,
 )
+from local.supabase.query import Column, Condition, Embed, Field, Group, Order, Query
 
 
 def eq(column, value):
@@ -133,8 +129,16 @@ def test_order_terms():
 
 def test_parameters_become_one_query():
     query = parse_query(
-        [("select", "id"), ("status", "eq.open"), ("or", "(a.eq.1)"), ("not.and", "(b.eq.2)"), ("data->>k", "eq.v")]
-        + [("order", "id.desc"), ("limit", "5"), ("offset", "10")]
+        [
+            ("select", "id"),
+            ("status", "eq.open"),
+            ("or", "(a.eq.1)"),
+            ("not.and", "(b.eq.2)"),
+            ("data->>k", "eq.v"),
+            ("order", "id.desc"),
+            ("limit", "5"),
+            ("offset", "10"),
+        ]
     )
     assert query == Query(
         fields=(Field(Column("id")),),
@@ -159,9 +163,16 @@ def test_two_filters_of_one_column_both_count():
 
 def test_parameters_of_an_embedded_table_reach_it_by_its_alias():
     [tasks] = parse_query(
-        [("select", "*,jobs:tasks(id,files(path))"), ("jobs.status", "eq.open"), ("jobs.order", "id"), ("jobs.limit", "1")]
-        + [("jobs.or", "(a.eq.1)"), ("jobs.files.path", "like.*.py"), ("jobs.files.not.or", "(b.eq.2)")]
-    ).embeds  # fmt: skip
+        [
+            ("select", "*,jobs:tasks(id,files(path))"),
+            ("jobs.status", "eq.open"),
+            ("jobs.order", "id"),
+            ("jobs.limit", "1"),
+            ("jobs.or", "(a.eq.1)"),
+            ("jobs.files.path", "like.*.py"),
+            ("jobs.files.not.or", "(b.eq.2)"),
+        ]
+    ).embeds
     [files] = tasks.query.embeds
     assert tasks.query.where == (eq("status", "open"), Group(any_of=True, parts=(eq("a", "1"),)))
     assert (tasks.query.order, tasks.query.limit) == ((Order(Column("id")),), 1)
@@ -208,7 +219,5 @@ def test_whatever_comes_is_understood_or_refused(text):
         lambda text: parse_group("or", text),
         lambda text: parse_query([(text, "eq.1"), ("select", text), ("order", text), ("limit", text)]),
     ):
-        try:
+        with suppress(GrammarError):
             parse(text)
-        except GrammarError as refused:
-            assert str(refused)

@@ -15,6 +15,7 @@ from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
 from shared.domain.secret import Secret
 
 JOB = "agent"
+CANCELLED = "The task was cancelled."
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
 
 
@@ -24,9 +25,11 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
     state = folder.look(JOB, offset=run.output_offset)
     if state.absent:
         state = folder.start(JOB, _job(run, ports))
-    seen = _Seen(run, state)
+    seen = _Seen(run, state, ports)
     seen.drain(folder)
     if seen.state.over and not seen.state.more:
+        if seen.state.crashed:
+            folder.stop(JOB)  # its supervisor died: what it had started may still be at work
         return seen.collect(*_verdict(run, seen, ports))
     if seen.reader.result and ReaderState.from_json(run.reader_state).result:
         # It said its last word before the previous look and still has not gone: some versions hang there.
@@ -35,24 +38,26 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
     return seen.carry_on(0 if seen.state.more else check_in_s(run, ports))
 
 
-def stopped(run: Run, ports: Ports, *, error_code: str) -> Outcome:
+def stopped(run: Run, ports: Ports) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, folder.look(JOB, offset=run.output_offset, wait_s=0))
+    seen = _Seen(run, folder.look(JOB, offset=run.output_offset, wait_s=0), ports)
     seen.drain(folder)
-    if error_code == "cancelled":
-        return seen.collect("cancelled", "The task was cancelled.")
-    return seen.collect("timeout", _timed_out(AGENTS[run.agent], run, ports))
+    if seen.state.more:
+        return seen.carry_on(0)
+    if run.cancel_requested:
+        return seen.collect("cancelled", CANCELLED)
+    return seen.collect(*_verdict(run, seen, ports))  # it may have ended by itself since the last look
 
 
 class _Seen:
     """What one step has read of the agent's output."""
 
-    def __init__(self, run: Run, state: JobState) -> None:
+    def __init__(self, run: Run, state: JobState, ports: Ports) -> None:
         self._run = run
         self._events: list[Event] = []
-        self.reader = ReaderState.from_json(run.reader_state)
+        self.reader = _reader(run, ports.settings)
         self._take(state)
 
     def drain(self, folder: RunFolder) -> None:
@@ -83,6 +88,13 @@ class _Seen:
             "agent_session_id": self.reader.session_id or self._run.agent_session_id,
         }
         return changes | {"usage": _usage(self.reader)} if self.reader.result else changes
+
+
+def _reader(run: Run, settings: ExecutorSettings) -> ReaderState:
+    if run.reader_state:
+        return ReaderState.from_json(run.reader_state)
+    default = {AgentName.CLAUDE: settings.claude_model, AgentName.CODEX: settings.codex_model}[run.agent]
+    return ReaderState.start(workdir="", model=run.model or default)  # codex does not tell its model
 
 
 def _usage(reader: ReaderState) -> dict[str, Any]:
@@ -150,6 +162,8 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
             return "agent_idle", f"{agent.title} agent was stopped: it printed nothing for {idle_s} seconds."
         case "output_limit":
             return "agent_output_limit", f"{agent.title} agent was stopped: it printed too much."
+        case "stop" if result is None:  # by us, at the deadline
+            return "timeout", _timed_out(agent, run, ports)
     if result is not None:
         return result.error_code or "agent_failed", f"{agent.title} agent failed: {result.text or 'Unknown error'}"
     if seen.state.exit_code == 0:

@@ -48,7 +48,8 @@ def _failure(state: JobState, ports: Ports) -> RunFailed:
         text = f"The setup script timed out after {ports.settings.setup_timeout_s} seconds."
         return RunFailed(text, error_code="setup_timeout")
     tail = state.stderr_tail.strip()[-500:]
+    ended = "was interrupted" if state.exit_code is None else f"failed with exit code {state.exit_code}"
     return RunFailed(
-        f"The setup script failed with exit code {state.exit_code}." + (f" {tail}" if tail else ""),
+        f"The setup script {ended}." + (f" {tail}" if tail else ""),
         error_code="setup_failed",
     )

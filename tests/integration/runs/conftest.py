@@ -105,7 +105,7 @@ class Lab:
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                if process.cmdline()[-1] == "functions.executor.handler:handler":
+                if process.cmdline()[-1:] == ["functions.executor.handler:handler"]:
                     found.append(process)
         return found
 

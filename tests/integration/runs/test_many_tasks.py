@@ -1,6 +1,7 @@
 """Many tasks of several users at once: each gets its own diff, nobody sees another's, nothing is left behind."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_twenty_tasks_of_three_users_all_end_with_the_right_diff(lab):
         own = {task_id for n, task_id in enumerate(ids) if n % USERS == user}
         assert {int(task_id) for task_id in client.tasks()} == own
         for foreign in set(ids) - own:
-            for look in (client.task, client.status, client.diff, lambda i: client.events(i, after=0)):
+            for look in (client.task, client.status, client.diff, partial(client.events, after=0)):
                 with pytest.raises(ApiError, match="404 Task not found"):
                     look(foreign)
 

@@ -43,6 +43,13 @@ def test_every_operation_is_described_with_examples(client):
             assert operation["requestBody"]["content"]["application/json"]["example"]
 
 
+def test_the_description_keeps_every_key_of_an_example(client):
+    paths = client.get("/openapi.json").json()["paths"]
+
+    described = paths["/api/tasks/{task_id}"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert described == examples.TASK
+
+
 def test_the_operations_that_need_a_token_say_so(client):
     paths = client.get("/openapi.json").json()["paths"]
 

@@ -1,0 +1,301 @@
+"""The executor killed before and after every single call it makes: the run ends once all the same, as without it.
+
+Each story is told once to count the calls; then once more for each call and side, with the process dying there. What
+follows is what AWS does: the message comes again after its visibility timeout, the reaper each minute, the dead-letter
+queue in the end.
+"""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+
+from functions.executor.step import logger
+from shared.domain.errors import Unavailable
+from shared.domain.run import Phase
+from tests.fakes.executor import (
+    CLAUDE_INIT,
+    World,
+    changed_file,
+    claude_result,
+    claude_says,
+    clone_failed,
+    collected,
+    collects,
+    prints,
+)
+
+SIDES = ("before", "after")
+LAST_EVENTS = {"ended", "error", "cancelled"}
+
+
+class Killed(BaseException):
+    """SIGKILL, as far as a test can have it: nothing in the executor may catch it."""
+
+
+class Bug(Exception):
+    """Something nobody foresaw, in the executor itself."""
+
+
+# --- the places where it dies
+
+
+class Tripwire:
+    """Counts the calls to the outside world and kills the process before or after one of them."""
+
+    def __init__(self, index=None, side=None):
+        self.calls = []
+        self.trip = (index, side)
+
+    def watch(self, port, name):
+        return Watched(port, name, self)
+
+    def call(self, name, function, *arguments, **options):
+        index = len(self.calls)
+        self.calls.append(name)
+        if self.trip == (index, "before"):
+            raise Killed
+        answer = function(*arguments, **options)
+        if self.trip == (index, "after"):
+            raise Killed
+        return answer
+
+
+class Watched:
+    """A port whose every call passes the tripwire; what `attach` gives is watched as well."""
+
+    def __init__(self, port, name, tripwire):
+        self._port, self._name, self._tripwire = port, name, tripwire
+
+    def __getattr__(self, method):
+        def call(*arguments, **options):
+            answer = self._tripwire.call(
+                f"{self._name}.{method}", getattr(self._port, method), *arguments, **options
+            )
+            return Watched(answer, "workbench", self._tripwire) if method == "attach" else answer
+
+        return call
+
+
+class WatchedWorld(World):
+    """A world whose executor dies once. `forgives` the death: the invocation is lost, nothing else."""
+
+    def __init__(self, tripwire):
+        super().__init__(forgives=(Killed, Bug, Unavailable))
+        ports = self.ports
+        self.ports = type(ports)(
+            runs=tripwire.watch(ports.runs, "runs"),
+            queue=tripwire.watch(ports.queue, "queue"),
+            sandboxes=tripwire.watch(ports.sandboxes, "sandboxes"),
+            box=tripwire.watch(ports.box, "box"),
+            settings=ports.settings,
+            now=ports.now,
+        )
+
+
+# --- the stories
+
+
+def all_goes_well(world):
+    world.start(setup_script="make")
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=5)
+    world.run()
+
+
+def the_clone_is_refused(world):
+    world.scripts["clone"] = clone_failed("auth")
+    world.start()
+    world.run()
+
+
+def the_agent_fails(world):
+    answer = claude_result("Credit balance is too low", is_error=True)
+    world.scripts["agent"] = prints(CLAUDE_INIT, answer, at=3, exit_code=1)
+    world.start()
+    world.run()
+
+
+def the_agent_hangs_after_its_last_word(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=2, ends_at=None)
+    world.start()
+    world.run()
+
+
+def the_agent_works_on_until_the_deadline(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("Still at it."), at=2, ends_at=None)
+    world.set_run_timeout(600)
+    world.start()
+    world.run()
+
+
+def the_user_cancels_while_the_agent_works(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I begin."), at=2, ends_at=None)
+    world.start()
+
+    def cancel():
+        if world.run_row["output_offset"] and world.run_row["cancel_requested_at"] is None:
+            world.database.request_cancel(world.task["id"])
+
+    world.run(after_each=cancel)
+
+
+def the_user_cancels_before_there_is_a_sandbox(world):
+    world.start()
+    world.database.request_cancel(world.task["id"])
+    world.run()
+
+
+def the_sandbox_is_lost(world):
+    world.start()
+
+    def lose():
+        if world.run_row["phase"] is Phase.AGENT:
+            world.sandboxes.boxes.clear()
+
+    world.run(after_each=lose)
+
+
+def the_sandbox_does_not_answer_for_a_while(world):
+    world.start()
+    silent = []
+
+    def fall_silent():
+        if world.run_row["phase"] is Phase.AGENT and len(silent) < 3:
+            silent.append(True)
+            world.sandboxes.down = Unavailable("The sandbox does not answer now.")
+        else:
+            world.sandboxes.down = None
+
+    world.run(after_each=fall_silent)
+
+
+def every_step_fails_until_the_message_is_dead(world):
+    def broken(*_):
+        raise Bug
+
+    world.box.open = broken
+    world.start()
+    world.run()
+
+
+STORIES = {
+    story.__name__: story
+    for story in (
+        all_goes_well,
+        the_clone_is_refused,
+        the_agent_fails,
+        the_agent_hangs_after_its_last_word,
+        the_agent_works_on_until_the_deadline,
+        the_user_cancels_while_the_agent_works,
+        the_user_cancels_before_there_is_a_sandbox,
+        the_sandbox_is_lost,
+        the_sandbox_does_not_answer_for_a_while,
+        every_step_fails_until_the_message_is_dead,
+    )
+}
+
+
+def tell(story, tripwire):
+    """The world at the story's end."""
+    world = WatchedWorld(tripwire)
+    world.scripts["collect"] = collects(collected(changed_file("new.txt"), changed_file("src/other.txt")))
+    level = logger.log_level
+    logger.setLevel("CRITICAL")
+    try:
+        STORIES[story](world)
+    finally:
+        logger.setLevel(level)
+    return world
+
+
+# --- what must be the same
+
+
+class Ending(NamedTuple):
+    status: str
+    task: dict
+    run: dict
+    files: list
+    events: list
+
+
+def ending_of(world):
+    times = {"started_at", "completed_at", "id", "user_id", "chat_messages"}
+    task = {name: value for name, value in world.task.items() if name not in times}
+    task["chat"] = [(message["role"], message["content"]) for message in world.task["chat_messages"]]
+    task["error"] = without_seconds(task["error"])
+    kept = ("status", "phase", "error_code", "exit_code", "usage", "agent_session_id", "base_commit", "output_offset")
+    return Ending(
+        status=task["status"],
+        task=task,
+        run={name: world.run_row[name] for name in kept},
+        files=[(file["path"], file["status"], file["after"]) for file in world.database.files],
+        events=told(world),
+    )
+
+
+def told(world):
+    """The live log; a script's output may come in other pieces, and a deadline some seconds later."""
+    log = []
+    for event in world.events:
+        payload = {name: without_seconds(value) for name, value in event["payload"].items()}
+        if log and event["kind"] == log[-1][0] == "setup_output":
+            log[-1] = ("setup_output", {"text": log[-1][1]["text"] + payload["text"]})
+        else:
+            log.append((event["kind"], payload))
+    return log
+
+
+def without_seconds(value):
+    return re.sub(r"\d+ seconds", "N seconds", value) if isinstance(value, str) else value
+
+
+@cache
+def undisturbed(story):
+    """The calls of a story in which nobody dies, and how it ends."""
+    tripwire = Tripwire()
+    world = tell(story, tripwire)
+    return tripwire.calls, ending_of(world), len(world.sandboxes.created)
+
+
+EXPECTED = {
+    "all_goes_well": ("completed", None, 1),
+    "the_clone_is_refused": ("failed", "git_auth", 1),
+    "the_agent_fails": ("failed", "agent_credit", 1),
+    "the_agent_hangs_after_its_last_word": ("completed", None, 1),
+    "the_agent_works_on_until_the_deadline": ("failed", "timeout", 1),
+    "the_user_cancels_while_the_agent_works": ("cancelled", "cancelled", 1),
+    "the_user_cancels_before_there_is_a_sandbox": ("cancelled", "cancelled", 0),
+    "the_sandbox_is_lost": ("failed", "sandbox_lost", 1),
+    "the_sandbox_does_not_answer_for_a_while": ("completed", None, 1),
+    "every_step_fails_until_the_message_is_dead": ("failed", "internal", 1),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_the_undisturbed_story_ends_as_it_should(story):
+    _, ending, sandboxes = undisturbed(story)
+
+    assert (ending.status, ending.run["error_code"], sandboxes) == EXPECTED[story]
+
+
+def every_death():
+    for story in STORIES:
+        for index, call in enumerate(undisturbed(story)[0]):
+            for side in SIDES:
+                yield pytest.param(story, index, side, id=f"{story}-{index}-{side}-{call}")
+
+
+@pytest.mark.parametrize(("story", "index", "side"), list(every_death()))
+def test_a_death_anywhere_changes_neither_the_end_nor_leaves_anything_behind(story, index, side):
+    _, ending, sandboxes = undisturbed(story)
+
+    world = tell(story, Tripwire(index, side))
+
+    assert ending_of(world) == ending
+    assert len(world.sandboxes.created) == sandboxes
+    assert world.sandboxes.boxes == {}
+    assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
+    assert sum(kind in LAST_EVENTS for kind in world.kinds()) == 1
+    assert world.database.credentials == {}
