@@ -128,9 +128,9 @@ endef
 build-ApiFunction: $(PACKAGES)/api
 	$(call bundle,api)
 
-# The executor uploads the programs in sandbox/ into each sandbox: they travel with it.
+# The executor uploads these programs into each sandbox: they travel with it.
 build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction: $(PACKAGES)/executor
-	$(call bundle,executor,$(wildcard sandbox/*.py))
+	$(call bundle,executor,sandbox/supervisor.py sandbox/clone.py sandbox/collect.py)
 
 # --------------------------------------------------------------------------------------------------------- maintenance
 

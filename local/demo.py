@@ -19,14 +19,14 @@ from local.git_server import GitError
 from local.postgres import MigrationError, PostgresError
 from local.processes import ProcessError
 from local.repositories import Published, publish_repository
-from local.stack import MODEL_KEYS, Stack, StackOptions
+from local.stack import MODEL_KEYS, Stack, StackError, StackOptions
 from local.watch import follow, show_diff
 
 AGENTS = {"claude": "Claude Code", "codex": "Codex"}
 PROMPT = "Add a short section to the README that explains how to run the tests."
 WAIT_S = 3600.0
 
-EXPECTED = (CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
+EXPECTED = (StackError, CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
 
 
 def main() -> int:
@@ -54,9 +54,10 @@ def _demo(console: Console, agent: str) -> int:
     with Stack(StackOptions(agents=(agent,)), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
         console.print(f"[green]✓[/] API ready at {stack.api_url} after {time.monotonic() - began:.1f} s")
         repository = publish_repository(stack, os.environ.get("REPO"))
+        files = "" if repository.files is None else f", {repository.files} files"
         console.print(
-            f"[green]✓[/] Repository {escape(repository.name)}: branch {escape(repository.branch)}, "
-            f"{repository.files} files, served at {repository.url}"
+            f"[green]✓[/] Repository {escape(repository.name)}: "
+            f"branch {escape(repository.branch)}{files}, at {escape(repository.url)}"
         )
         console.print(f"[green]✓[/] {_model_line(stack, agent)}")
         console.print(f"\n[bold]Prompt:[/] {escape(prompt)}\n")

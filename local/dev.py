@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -35,7 +36,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _as_interrupt)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        agents = tuple(AGENTS) if not os.environ.get("AGENT") else (os.environ["AGENT"],)
+        agents = tuple((os.environ.get("AGENT") or "claude").split(","))
+        if unknown := set(agents) - set(AGENTS):
+            console.print(f"AGENT must be one or more of {', '.join(AGENTS)}, not {', '.join(sorted(unknown))}.")
+            return 1
         with Stack(StackOptions(agents=agents), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
             _welcome(stack, console)
             _stream_logs(stack, console)
@@ -57,6 +61,7 @@ def _welcome(stack: Stack, console: Console) -> None:
         ("API", f"{stack.api_url}  (docs: {stack.api_url}/docs)"),
         ("Supabase", f"{stack.supabase_url}  (publishable key: {stack.keys.supabase_publishable_key})"),
         ("PostgreSQL", stack.dsn),
+        ("Agents", f"{', '.join(stack.options.agents)}  (make dev AGENT={','.join(AGENTS)} for all)"),
         ("Repository", repository.url),
         ("User", f"{DEMO_EMAIL}  (password: {stack.keys.demo_password}, id: {user_id})"),
         ("Logs", str(stack.logs)),
@@ -73,18 +78,19 @@ def _curl_lines(stack: Stack, token: str, repository: Published) -> str:
         "repo_url": repository.url,
         "branch": repository.branch,
         "github_token": "the-local-git-server-asks-for-none",
-        "model": "claude",
+        "model": stack.options.agents[0],
     }
     as_json = "-H 'Content-Type: application/json'"
     auth = '-H "Authorization: Bearer $TOKEN"'
+    start = f"curl -s {stack.api_url}/api/start-task {auth} {as_json} -d {shlex.quote(json.dumps(body))}"
     return "\n".join(
         (
             f"export TOKEN={token}",
-            f"curl -s {stack.api_url}/api/start-task {auth} {as_json} -d '{json.dumps(body)}'",
+            f"TASK=$({start} | grep -o '[0-9][0-9]*' | head -n 1); echo $TASK",
+            f"curl -s {stack.api_url}/api/task-status/$TASK {auth}",
+            f'curl -s "{stack.api_url}/api/tasks/$TASK/events?after=0" {auth}',
+            f"curl -s {stack.api_url}/api/git-diff/$TASK {auth}",
             f"curl -s {stack.api_url}/api/tasks {auth}",
-            f"curl -s {stack.api_url}/api/task-status/1 {auth}",
-            f"curl -s '{stack.api_url}/api/tasks/1/events?after=0' {auth}",
-            f"curl -s {stack.api_url}/api/git-diff/1 {auth}",
         )
     )
 

@@ -16,19 +16,21 @@ CLONE_TIMEOUT_S = 900
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A repository on the local git server. `files` counts those of the branch."""
+    """A repository that sandboxes can clone. `files` counts those of the branch, where they are at hand."""
 
     url: str
     branch: str
-    files: int
+    files: int | None
     name: str
 
 
 def publish_repository(stack: Stack, source: str | None) -> Published:
-    """Make `source` clonable from the local git server: what is committed in it now.
+    """Make `source` clonable from the local git server: what is committed in it now. At E2B it is cloned as it is.
 
     A URL is cloned with the person's own git and its credentials, which never reach a sandbox. Raises GitError.
     """
+    if stack.real_sandboxes:
+        return _elsewhere(source or "")
     if not source:
         path = stack.options.data / "sample" / SAMPLE
         if not path.exists():
@@ -43,6 +45,19 @@ def publish_repository(stack: Stack, source: str | None) -> Published:
     branch = _git(mirror, "symbolic-ref", "--short", "HEAD")
     files = _git(mirror, "ls-tree", "-r", "--name-only", "-z", "HEAD").count("\0")
     return Published(url=f"{stack.git_url}/{OWNER}/{name}", branch=branch, files=files, name=name)
+
+
+def _elsewhere(url: str) -> Published:
+    """A repository that sandboxes at E2B can reach by themselves, with the person's GITHUB_TOKEN."""
+    if not url.startswith("https://"):
+        raise GitError("Sandboxes at E2B cannot reach this machine: set REPO to an https:// URL, or unset E2B_API_KEY.")
+    head = subprocess.run(
+        ["git", "ls-remote", "--symref", "--", url, "HEAD"], capture_output=True, text=True, timeout=60, check=False
+    )
+    branch = re.match(r"ref: refs/heads/(\S+)", head.stdout)
+    if not branch:
+        raise GitError(f"git cannot read {url}: {head.stderr.strip()[-300:] or 'it has no branch'}")
+    return Published(url=url, branch=branch[1], files=None, name=url.rstrip("/").rsplit("/", 1)[-1])
 
 
 def _cloned(folder: Path, url: str) -> Path:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,9 @@ from local.postgres import Postgres
 from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port, has_said
 
 MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
+
+LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
+SCRIPTED_CODEX_MODEL = "gpt-6.1-sol"  # the default that Codex 0.169 ships with
 
 # As template.yaml has them; a test holds the two together.
 API_TIMEOUT_S = 29
@@ -49,11 +52,13 @@ Progress = Callable[[str], None]
 class StackOptions:
     """`data` keeps the database and keys, `cache` the agents' programs; both survive the stack."""
 
-    data: Path = PROJECT_ROOT / ".local" / "data"
-    cache: Path = PROJECT_ROOT / ".local" / "cache"
+    data: Path = field(default_factory=lambda: Path(os.environ.get("LOCAL_DATA") or LOCAL / "data").resolve())
+    cache: Path = LOCAL / "cache"
     agents: tuple[str, ...] = ("claude",)
     executors: int = 4  # steps that may run at the same time
-    step_lease_s: int = 30  # shorter than in the cloud: a laptop's user does not wait for a crashed step
+    # Shorter than in the cloud, so that nobody waits long for a crashed step. A step that takes longer still is only
+    # done twice at worst: the fence lets one of the two write.
+    step_lease_s: int = 30
     retry_visibility_s: int = 10
     reaper_every_s: float = REAPER_EVERY_S
     reaper_grace_s: int = 60
@@ -61,6 +66,10 @@ class StackOptions:
     agent_idle_timeout_s: int = 900
     isolation: str = "auto"
     preferred_ports: Mapping[str, int] | None = None
+
+
+class StackError(Exception):
+    """The environment asks for something that cannot work; the text says what to change."""
 
 
 class Stack:
@@ -122,7 +131,18 @@ class Stack:
         """Whether a scripted model plays the part of this agent's model, since there is no key for a real one."""
         return not os.environ.get(MODEL_KEYS[agent])
 
+    @property
+    def real_sandboxes(self) -> bool:
+        """Whether tasks run at E2B, since there is a key for it. From there nothing on this machine can be reached."""
+        return bool(os.environ.get("E2B_API_KEY"))
+
     def __enter__(self) -> Self:
+        scripted = [MODEL_KEYS[agent] for agent in self.options.agents if self.scripted(agent)]
+        if self.real_sandboxes and scripted:
+            raise StackError(
+                "E2B_API_KEY is set, but sandboxes at E2B cannot reach the scripted model on this machine. "
+                f"Set {' and '.join(scripted)} too, or unset E2B_API_KEY."
+            )
         with ExitStack() as exit_:
             exit_.enter_context(self.processes)
             self._start()
@@ -182,7 +202,7 @@ class Stack:
         create_queues(self.sqs_url)
 
     def _start_e2b(self, clis: list[Path]) -> None:
-        if os.environ.get("E2B_API_KEY"):
+        if self.real_sandboxes:
             return
         paths = [part for cli in clis for part in ("--extra-path", str(cli))]
         self._module(
@@ -248,7 +268,7 @@ class Stack:
             "RUN_TIMEOUT_S": str(self.options.run_timeout_s),
             "AGENT_IDLE_TIMEOUT_S": str(self.options.agent_idle_timeout_s),
         }
-        if not os.environ.get("E2B_API_KEY"):
+        if not self.real_sandboxes:
             settings |= {"E2B_API_URL": self._url("e2b"), "E2B_SANDBOX_URL": self._url("e2b")}
         for agent, key in MODEL_KEYS.items():
             if not self.scripted(agent):
@@ -258,7 +278,8 @@ class Stack:
         if "claude" in self.options.agents and self.scripted("claude"):
             settings["ANTHROPIC_BASE_URL"] = self._url("model")
         if "codex" in self.options.agents and self.scripted("codex"):
-            settings["OPENAI_BASE_URL"] = f"{self._url('model')}/v1"
+            # Codex does not say which model it takes by itself, and without a name its tokens have no price.
+            settings |= {"OPENAI_BASE_URL": f"{self._url('model')}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
         given = ("CLAUDE_MODEL", "CODEX_MODEL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "E2B_TEMPLATE")
         chosen = {name: os.environ[name] for name in given if os.environ.get(name)}
         return self._function_environment() | settings | chosen

@@ -77,8 +77,8 @@ def describe(event: Json) -> Iterator[str]:
         case "cloned":
             yield f"  [dim]{escape(payload['branch'])} at {payload['commit'][:12]}[/]"
         case "session":
-            version, model = payload.get("cli_version") or "", payload.get("model") or "its default"
-            yield f"  [dim]agent program {escape(version)}, model {escape(model)}[/]"
+            version = f"agent program {payload['cli_version']}, " if payload.get("cli_version") else ""
+            yield f"  [dim]{escape(version)}model {escape(payload.get('model') or 'of its own choice')}[/]"
         case "agent_message":
             yield f"  [white]{escape(payload['text'].strip())}[/]"
         case "tool_use":

@@ -20,9 +20,8 @@ class StepSecrets:
         self._run = run
         self._ports = ports
         settings = ports.settings
-        self._redactor = Redactor()
-        for key in (settings.anthropic_api_key, settings.openai_api_key, settings.e2b_api_key):
-            self._remember(key)
+        keys = (settings.anthropic_api_key, settings.openai_api_key, settings.e2b_api_key)
+        self._redactor = Redactor(key.reveal() for key in keys if key)
 
     def git_token(self) -> Secret | None:
         """The run's GitHub token; None when it needs none. Raises RunFailed when it cannot be opened."""
@@ -37,7 +36,8 @@ class StepSecrets:
                 "The stored GitHub token cannot be read any more. Start the task again.",
                 error_code="credential_unreadable",
             ) from error
-        self._remember(token)
+        self._redactor.add(token.reveal())
+        register_secret(token)
         return token
 
     def scrub(self, outcome: Outcome) -> Outcome:
@@ -66,11 +66,6 @@ class StepSecrets:
             files=tuple(self._values(dict(file)) for file in result.files),
             metadata=self._values(dict(result.metadata)),
         )
-
-    def _remember(self, secret: Secret | None) -> None:
-        if secret:
-            self._redactor.add(secret.reveal())
-            register_secret(secret)
 
     def _text(self, value: Any) -> Any:
         return _mapped(value, lambda text: self._redactor.text(text.replace(NUL, "")))

@@ -63,9 +63,7 @@ def step(run: Run, ports: Ports) -> None:
 def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
-        if outcome := _must_end(run, ports):
-            return outcome
-        outcome = PHASES[run.phase](run, ports, secrets)
+        outcome = _must_end(run, ports) or PHASES[run.phase](run, ports, secrets)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
         return ended_early(run, error.error_code, str(error))

@@ -22,8 +22,9 @@ from shared.observability import register_secret
 def ports() -> Ports:
     """Raises Misconfigured with all that is missing in the environment."""
     settings = ExecutorSettings.from_env()
-    register_secret(settings.supabase_secret_key)
-    register_secret(settings.e2b_api_key)
+    keys = (settings.supabase_secret_key, settings.e2b_api_key, settings.anthropic_api_key, settings.openai_api_key)
+    for key in keys:
+        register_secret(key)
     return Ports(
         runs=SupabaseRunStore(
             postgrest_client(settings.supabase_url, api_key=settings.supabase_secret_key),

@@ -187,9 +187,6 @@ class World:
     def set(self, **settings) -> None:
         self.ports = replace(self.ports, settings=replace(self.ports.settings, **settings))
 
-    def set_run_timeout(self, seconds: int) -> None:
-        self.store.run_timeout_s = seconds
-
     # --- acting
 
     def deliver(self) -> RunMessage:

@@ -17,7 +17,8 @@ class Price:
 
 
 # Standard tier, requests up to 272,000 input tokens (longer ones cost 1.5 to 2 times as much, which a run's
-# totals do not show), from OpenAI's price list as of 2026-11-20. A model that is not here has no known cost.
+# totals do not show), as third parties quoted OpenAI's price list between June and October 2026. A model that is not
+# here has no known cost.
 PRICES: dict[str, Price] = {
     "gpt-6-astra": Price(10.00, 1.00, 50.00, 12.50),
     "gpt-6.1-sol": Price(2.00, 0.10, 10.00, 2.50),

@@ -73,7 +73,9 @@ class _Seen:
 
     def collect(self, error_code: str | None, error: str | None) -> Advance:
         """The agent is done, well or not: its changes are collected in any case."""
-        changes = self._changes() | {"exit_code": self.state.exit_code, "error_code": error_code, "error": error}
+        by_itself = self.state.ended_by in {"exit", "signal"}  # else the number only says how we ended it
+        exit_code = self.state.exit_code if by_itself else None
+        changes = self._changes() | {"exit_code": exit_code, "error_code": error_code, "error": error}
         return Advance(phase=Phase.COLLECTING, changes=changes, events=tuple(self._events))
 
     def _take(self, state: JobState) -> None:

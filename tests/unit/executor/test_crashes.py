@@ -6,7 +6,9 @@ queue in the end.
 """
 
 import re
+from datetime import timedelta
 from functools import cache
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -70,9 +72,7 @@ class Watched:
 
     def __getattr__(self, method):
         def call(*arguments, **options):
-            answer = self._tripwire.call(
-                f"{self._name}.{method}", getattr(self._port, method), *arguments, **options
-            )
+            answer = self._tripwire.call(f"{self._name}.{method}", getattr(self._port, method), *arguments, **options)
             return Watched(answer, "workbench", self._tripwire) if method == "attach" else answer
 
         return call
@@ -99,7 +99,6 @@ class WatchedWorld(World):
 
 def all_goes_well(world):
     world.start(setup_script="make")
-    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=5)
     world.run()
 
 
@@ -124,9 +123,14 @@ def the_agent_hangs_after_its_last_word(world):
 
 def the_agent_works_on_until_the_deadline(world):
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("Still at it."), at=2, ends_at=None)
-    world.set_run_timeout(600)
+    world.set(agent_idle_timeout_s=10_000)
     world.start()
-    world.run()
+
+    def let_hours_pass():
+        if world.run_row["output_offset"]:
+            world.clock.now = max(world.clock.now, world.run_row["deadline_at"] - timedelta(seconds=10))
+
+    world.run(after_each=let_hours_pass)
 
 
 def the_user_cancels_while_the_agent_works(world):
@@ -199,6 +203,7 @@ STORIES = {
 def tell(story, tripwire):
     """The world at the story's end."""
     world = WatchedWorld(tripwire)
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=5)
     world.scripts["collect"] = collects(collected(changed_file("new.txt"), changed_file("src/other.txt")))
     level = logger.log_level
     logger.setLevel("CRITICAL")
@@ -299,3 +304,27 @@ def test_a_death_anywhere_changes_neither_the_end_nor_leaves_anything_behind(sto
     assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
     assert sum(kind in LAST_EVENTS for kind in world.kinds()) == 1
     assert world.database.credentials == {}
+
+
+class Storm(Tripwire):
+    """Kills the process at three calls in a hundred."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self._dice = Random(seed)
+
+    def call(self, name, function, *arguments, **options):
+        self.trip = (len(self.calls), self._dice.choice(SIDES)) if self._dice.random() < 0.03 else (None, None)
+        return super().call(name, function, *arguments, **options)
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("story", ["all_goes_well", "the_user_cancels_while_the_agent_works"])
+def test_in_a_storm_of_deaths_a_run_still_ends_once_with_one_sandbox_and_none_left(story, seed):
+    world = tell(story, Storm(seed))
+
+    assert world.task["status"] in {"completed", "failed", "cancelled"}
+    assert len(world.sandboxes.created) == 1
+    assert world.sandboxes.boxes == {}
+    assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
+    assert sum(kind in LAST_EVENTS for kind in world.kinds()) == 1

@@ -1,0 +1,124 @@
+"""`make demo` as a person meets it, and what it leaves behind however it ends: nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from local.processes import PROJECT_ROOT
+from tests.integration.runs.conftest import git
+
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Starts a demo with its own data folder; ends whatever is left of it."""
+    started = []
+
+    def start(**environment):
+        env = {**os.environ, "LOCAL_DATA": str(tmp_path / "data"), **environment}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "local.demo"],
+            cwd=PROJECT_ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def processes_of(folder):
+    """Everything that runs with this data folder in its arguments or below such a process."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if any(str(folder) in word for word in process.cmdline()):
+                found |= {process.pid, *(child.pid for child in process.children(recursive=True))}
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_nothing_is_left(folder, pids=()):
+    give_up_at = time.monotonic() + 20
+    while left := processes_of(folder) | {pid for pid in pids if psutil.pid_exists(pid)}:
+        assert time.monotonic() < give_up_at, [psutil.Process(pid).cmdline() for pid in left]
+        time.sleep(0.1)
+
+
+def read_until(process, text):
+    seen = ""
+    while text not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    return seen
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_the_demo_prints_the_stored_diff_of_a_real_agent(demo, tmp_path, agent):
+    process = demo(AGENT=agent)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "API ready" in output
+    assert "a scripted model plays the model's part" in output
+    assert "● collecting" in output
+    assert "diff --git a/README.md b/README.md" in output
+    assert "+> Add a short section to the README that explains how to run the tests." in output
+    assert "completed" in output
+    assert_nothing_is_left(tmp_path)
+
+
+def test_the_demo_takes_a_folder_and_a_prompt_with_every_odd_character(demo, tmp_path):
+    repository = tmp_path / "my project"
+    repository.mkdir()
+    git(repository, "init", "-q", "-b", "trunk")
+    (repository / "a.txt").write_text("a\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "base")
+    text = """it's "quoted", $HOME, $(id), `id`, %s and ünïcode"""
+
+    process = demo(REPO=str(repository), PROMPT=f"@append a.txt: {text}\n@say Done.")
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "branch trunk, 1 files" in output
+    assert '+it\'s "quoted", $HOME, `id`, \\ and ünïcode' in output
+    assert (repository / "a.txt").read_text() == "a\n"
+
+
+def test_a_demo_of_something_that_is_no_repository_says_so(demo, tmp_path):
+    process = demo(REPO=str(tmp_path))
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 1
+    assert "is not a git repository" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_a_demo_that_is_ended_in_the_middle_leaves_no_process_behind(demo, tmp_path, how, code):
+    process = demo(PROMPT="@write a.txt: a\n@hang")
+    read_until(process, "● agent")
+    pids = processes_of(tmp_path)
+    assert len(pids) > 5
+
+    process.send_signal(how)
+    process.wait(timeout=30)
+
+    assert process.returncode == code
+    assert_nothing_is_left(tmp_path, pids)
