@@ -43,6 +43,7 @@ PREFERRED_PORTS = {
     "git": 8902,
 }
 
+NOT_ISOLATED = "NO ISOLATION"  # what the E2B server's log says then
 READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
 
 Progress = Callable[[str], None]
@@ -65,6 +66,7 @@ class StackOptions:
     run_timeout_s: int = 3300
     agent_idle_timeout_s: int = 900
     isolation: str = "auto"
+    verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
 
 
@@ -211,6 +213,11 @@ class Stack:
             ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
+        if NOT_ISOLATED in (self.logs / "e2b.log").read_text():
+            self._progress(
+                "Sandboxes are plain processes here: an agent can read and change your files. "
+                "Install bubblewrap to isolate them (Debian and Ubuntu: sudo apt install bubblewrap)."
+            )
 
     def _start_git(self) -> None:
         self.git_root.mkdir(parents=True, exist_ok=True)
@@ -232,6 +239,7 @@ class Stack:
             *("--queue-url", self.queues.tasks, "--endpoint-url", self.sqs_url),
             *("--environments", str(self.options.executors)),
             *("--retry-visibility-s", str(self.options.retry_visibility_s)),
+            *(["--verbose"] if self.options.verbose else []),
         ]
         self._executor_function("executor", "local.aws.queue_function", argv, ready_text="POLLING")
 

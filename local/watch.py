@@ -1,7 +1,7 @@
 """Shows a task while it runs: a progress line of its phases, and below it what the agent says and does."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -41,6 +41,15 @@ def follow(client: Client, task_id: int, console: Console, *, timeout_s: float) 
             if time.monotonic() > give_up_at:
                 raise TimeoutError(f"Task {task_id} has not ended after {timeout_s:.0f} seconds.")
             time.sleep(LOOK_EVERY_S)
+
+
+def poll(condition: Callable[[], bool], *, timeout_s: float) -> None:
+    """Return once `condition` holds. Raises TimeoutError."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"Not within {timeout_s:.0f} seconds.")
+        time.sleep(LOOK_EVERY_S)
 
 
 class _Progress:

@@ -87,8 +87,8 @@ class RunFolder:
         self._bench.upload({self.path(job, name): data for name, data in {**spec.files, **_job_files(spec)}.items()})
         return self._supervise("start", job, ["--wait-s", str(wait_s)], wait_s)
 
-    def look(self, job: str, *, offset: int = 0, wait_s: float = 1) -> JobState:
-        """The job's state, and its output from `offset` on. Waits up to `wait_s` for its end."""
+    def look(self, job: str, *, offset: int = 0, wait_s: float = 0) -> JobState:
+        """The job's state, and its output from `offset` on. Waits up to `wait_s` for its end: billed time."""
         options = ["--offset", str(offset), "--max-bytes", str(LOOK_BYTES), "--wait-s", str(wait_s)]
         return self._supervise("look", job, options, wait_s)
 

@@ -21,6 +21,8 @@ REGION = "us-east-1"
 ACCOUNT = "123456789012"
 INIT_TIMEOUT_S = 60.0  # Lambda's own limit is 10 s; a busy laptop may be slower
 KILL_WAIT_S = 5.0
+# A handler that sends a message may see it delivered before it returns itself: waiting a moment spares an INIT.
+SOON_S = 0.2
 
 logger = logging.getLogger("local.lambda")
 
@@ -174,7 +176,7 @@ class Environments:
     def __init__(self, function: Function, *, most: int) -> None:
         self._function = function
         self._places = threading.BoundedSemaphore(most)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._idle: list[Environment] = []  # the last used one is the next
         self._busy: set[Environment] = set()
         self._closed = False
@@ -223,6 +225,8 @@ class Environments:
 
     def _idle_one(self) -> Environment | None:
         with self._lock:
+            if self._busy and not self._idle:
+                self._lock.wait(SOON_S)
             while self._idle:
                 environment = self._idle.pop()
                 if environment.is_alive():
@@ -235,6 +239,7 @@ class Environments:
             self._busy.discard(environment)
             if environment.is_alive() and not self._closed:
                 self._idle.append(environment)
+                self._lock.notify()
                 return
         environment.close()
 

@@ -143,9 +143,7 @@ class FakeSandboxes:
         return next((box.id for box in self.boxes.values() if box.run_id == run_id), None)
 
     def create(self, run: Run) -> str:
-        self._answer()
-        if known := self.find(run.id):  # the idempotency key
-            return known
+        self._answer()  # a second one for the same run: how long E2B remembers the idempotency key is not known
         self.created.append(f"sbx{len(self.created) + 1}")
         self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now)
         self.boxes[self.last.id] = self.last

@@ -4,6 +4,7 @@ The output is hostile: lines of any size, half characters, NULs that PostgreSQL 
 """
 
 import base64
+import binascii
 import json
 import math
 from collections.abc import Callable
@@ -29,7 +30,7 @@ MAX_DEPTH = 6
 def read_objects(chunk: bytes, state: ReaderState, on_object: OnObject) -> tuple[list[Event], ReaderState]:
     """Cut `chunk` into lines, parse each and give it to `on_object`; a half line waits for the next chunk."""
     events: list[Event] = []
-    *lines, rest = (base64.b64decode(state.unfinished_line) + chunk).split(b"\n")
+    *lines, rest = (_unfinished(state) + chunk).split(b"\n")
     for line in lines:
         more, state = _read_line(line, state, on_object)
         events += more
@@ -38,6 +39,14 @@ def read_objects(chunk: bytes, state: ReaderState, on_object: OnObject) -> tuple
         events, state = events + more, replace(state, skipping_line=True)
     unfinished = b"" if state.skipping_line else rest
     return events, replace(state, unfinished_line=base64.b64encode(unfinished).decode())
+
+
+def _unfinished(state: ReaderState) -> bytes:
+    """The half line of the last chunk; nothing where a secret was taken out of it before it was stored."""
+    try:
+        return base64.b64decode(state.unfinished_line, validate=True)
+    except binascii.Error:
+        return b""
 
 
 def _read_line(line: bytes, state: ReaderState, on_object: OnObject) -> tuple[list[Event], ReaderState]:

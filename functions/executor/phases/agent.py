@@ -16,6 +16,7 @@ from shared.domain.secret import Secret
 
 JOB = "agent"
 CANCELLED = "The task was cancelled."
+END_WAIT_S = 2  # an agent that has said its last word ends within it, and the step need not be taken again
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
 
 
@@ -27,6 +28,8 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
         state = folder.start(JOB, _job(run, ports))
     seen = _Seen(run, state, ports)
     seen.drain(folder)
+    if seen.reader.result and not seen.state.over:
+        seen.look(folder, wait_s=END_WAIT_S)
     if seen.state.over and not seen.state.more:
         if seen.state.crashed:
             folder.stop(JOB)  # its supervisor died: what it had started may still be at work
@@ -42,7 +45,7 @@ def stopped(run: Run, ports: Ports) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, folder.look(JOB, offset=run.output_offset, wait_s=0), ports)
+    seen = _Seen(run, folder.look(JOB, offset=run.output_offset), ports)
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -65,7 +68,11 @@ class _Seen:
         for _ in range(DRAIN_LOOKS):
             if not self.state.more:
                 return
-            self._take(folder.look(JOB, offset=self.state.offset, wait_s=0))
+            self.look(folder)
+
+    def look(self, folder: RunFolder, *, wait_s: float = 0) -> None:
+        """Read on from where the last look ended."""
+        self._take(folder.look(JOB, offset=self.state.offset, wait_s=wait_s))
 
     def carry_on(self, check_in_s: int) -> Advance:
         """Look again later."""

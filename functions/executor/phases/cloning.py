@@ -20,7 +20,7 @@ START_WAIT_S = 3  # most clones end within it, and the step need not be taken ag
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the clone, or look how far it is; when it has ended, go on to the setup or the agent."""
     folder = folder_of(run, ports)
-    state = folder.look(JOB, wait_s=1)
+    state = folder.look(JOB)
     if state.absent:
         state = folder.start(JOB, _clone(run, ports, secrets, folder), wait_s=START_WAIT_S)
     if not state.over:

@@ -35,7 +35,7 @@ NOTHING_CHANGED = "No files were changed."
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the collector, or look whether it has ended; then store its result as the end of the run."""
     folder = folder_of(run, ports)
-    state = folder.look(JOB, wait_s=1)
+    state = folder.look(JOB)
     if state.absent:
         state = folder.start(JOB, _collector(run, folder.path()), wait_s=START_WAIT_S)
     if not state.over:

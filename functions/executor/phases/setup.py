@@ -15,7 +15,7 @@ MAX_EVENT_CHARS = 8000  # of one look's output; a log that scrolls by is of no u
 def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
     """Start the script, or turn its new output into events; when it has ended well, go on to the agent."""
     folder = folder_of(run, ports)
-    state = folder.look(JOB, offset=run.output_offset, wait_s=1)
+    state = folder.look(JOB, offset=run.output_offset)
     if state.absent:
         state = folder.start(JOB, _script(run, ports), wait_s=1)
     events = _output(state)

@@ -343,6 +343,7 @@ def test_a_waiting_run_has_no_deadline_yet(world):
     world.database.limits["running_in_all"] = 1
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=3000)
     world.scripts["collect"] = collects(collected())
+    world.set(agent_idle_timeout_s=5000)
     world.start()
     world.deliver()
     world.start()

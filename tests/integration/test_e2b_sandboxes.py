@@ -1,0 +1,336 @@
+"""E2BSandboxes through the real SDK against the local E2B server: what the executor's steps build on."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+from e2b import Sandbox
+
+from functions.executor.errors import CommandFailed, SandboxGone
+from functions.executor.jobs import JobSpec, RunFolder
+from functions.executor.sandbox import E2BSandboxes
+from shared.domain.errors import RunFailed, Unavailable
+from shared.domain.run import AgentName, Phase, Run, RunStatus
+from shared.domain.secret import Secret
+
+PROJECT = Path(__file__).parents[2]
+API_KEY = "e2b_local_key"
+ENVIRONMENT = "test"
+LEASE_S = 300
+PATIENCE_S = 30
+# Two sandboxes a page, so that a handful of them fill several.
+SERVER = "import local.e2b.control_plane as c; c.PAGE_SIZE = 2; from local.e2b.__main__ import main; main()"
+
+
+class Server:
+    def __init__(self, folder):
+        argv = [sys.executable, "-c", SERVER, "--root", f"{folder}/root"]
+        env = {**os.environ, "E2B_API_KEY": API_KEY}
+        with Path(folder, "log").open("a") as log:
+            self.process = subprocess.Popen(argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        name, _, self.url = self.process.stdout.readline().strip().partition("=")
+        assert name == "E2B_API_URL", Path(folder, "log").read_text()
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE_S)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def running_server():
+    with tempfile.TemporaryDirectory(prefix="e2b-") as folder:
+        server = Server(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def server(running_server, monkeypatch):
+    speak_to(running_server, monkeypatch)
+    yield running_server
+    for sandbox in all_sandboxes():
+        Sandbox.kill(sandbox.sandbox_id)
+
+
+def speak_to(server, monkeypatch):
+    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
+        monkeypatch.setenv(name, server.url)
+    monkeypatch.setenv("E2B_API_KEY", API_KEY)
+
+
+def all_sandboxes():
+    pages, found = Sandbox.list(), []
+    while pages.has_next:
+        found += pages.next_items()
+    return found
+
+
+def e2b(**changes):
+    options = {"api_key": Secret(API_KEY), "template": "agents", "environment": ENVIRONMENT, "lease_s": LEASE_S}
+    return E2BSandboxes(**options | changes)
+
+
+@pytest.fixture
+def sandboxes(server):
+    return e2b()
+
+
+def new_run():
+    return Run(
+        id=str(uuid.uuid4()),
+        task_id=1,
+        user_id=str(uuid.uuid4()),
+        kind="first",
+        prompt="p",
+        agent=AgentName.CLAUDE,
+        status=RunStatus.RUNNING,
+        phase=Phase.PROVISIONING,
+        seq=0,
+        fence=1,
+        attempt=1,
+        repo_url="https://github.com/o/r",
+        branch="main",
+    )
+
+
+@pytest.fixture
+def bench(sandboxes):
+    return sandboxes.attach(sandboxes.create(new_run()))
+
+
+# --- one sandbox per run
+
+
+def test_creating_twice_for_the_same_run_gives_the_same_sandbox(sandboxes):
+    run = new_run()
+
+    assert sandboxes.create(run) == sandboxes.create(run)
+    assert len(all_sandboxes()) == 1
+    assert sandboxes.create(new_run()) != sandboxes.find(run.id)
+
+
+def test_a_runs_sandbox_is_found_by_the_run(sandboxes):
+    run = new_run()
+    assert sandboxes.find(run.id) is None
+
+    created = sandboxes.create(run)
+
+    assert sandboxes.find(run.id) == created
+
+
+def test_a_sandbox_says_whose_it_is_and_outlives_the_call(sandboxes):
+    run = new_run()
+    info = Sandbox.get_info(sandboxes.create(run))
+
+    assert info.metadata == {
+        "app": "async-code",
+        "environment": ENVIRONMENT,
+        "run_id": run.id,
+        "task_id": "1",
+        "user_id": run.user_id,
+    }
+    assert info.template_id == "agents"
+    assert 0 < (info.end_at - info.started_at).total_seconds() <= LEASE_S + 5
+
+
+def test_a_sandbox_whose_lease_is_over_pauses_instead_of_dying(sandboxes):
+    info = Sandbox.get_info(sandboxes.create(new_run()))
+
+    assert dict(info.lifecycle) == {"on_timeout": "pause", "auto_resume": False}
+
+
+# --- attaching
+
+
+def test_attaching_extends_the_lease(sandboxes):
+    created = e2b(lease_s=60).create(new_run())
+    before = Sandbox.get_info(created).end_at
+
+    sandboxes.attach(created)
+
+    assert (Sandbox.get_info(created).end_at - before).total_seconds() > LEASE_S / 2
+
+
+def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):
+    run = new_run()
+    created = sandboxes.create(run)
+    sandboxes.attach(created).upload({"kept": b"still here"})
+    Sandbox.pause(created)
+    assert sandboxes.find(run.id) == created
+
+    assert sandboxes.attach(created).read("kept") == b"still here"
+
+
+def test_a_sandbox_that_was_killed_is_gone(sandboxes):
+    created = sandboxes.create(new_run())
+    sandboxes.kill(created)
+
+    with pytest.raises(SandboxGone, match="The sandbox was lost"):
+        sandboxes.attach(created)
+
+
+def test_killing_twice_is_as_good_as_once(sandboxes):
+    run = new_run()
+    created = sandboxes.create(run)
+
+    sandboxes.kill(created)
+    sandboxes.kill(created)
+    sandboxes.kill("neverwas")
+
+    assert sandboxes.find(run.id) is None
+
+
+def test_one_that_is_killed_while_it_is_used_is_not_taken_for_gone_until_attaching_says_so(sandboxes):
+    created = sandboxes.create(new_run())
+    bench = sandboxes.attach(created)
+    sandboxes.kill(created)
+
+    for use in (lambda: bench.run(["true"], timeout_s=10), lambda: bench.read("x"), lambda: bench.upload({"x": b""})):
+        with pytest.raises(Unavailable):
+            use()
+    with pytest.raises(SandboxGone):
+        sandboxes.attach(created)
+
+
+def test_one_that_is_paused_while_it_is_used_goes_on_with_the_next_step(sandboxes):
+    created = sandboxes.create(new_run())
+    bench = sandboxes.attach(created)
+    Sandbox.pause(created)
+
+    with pytest.raises(Unavailable):
+        bench.run(["true"], timeout_s=10)
+
+    assert sandboxes.attach(created).run(["echo", "awake"], timeout_s=10) == "awake\n"
+
+
+# --- working in it
+
+
+def test_files_come_back_byte_for_byte_and_folders_are_made(bench):
+    files = {"runs/1/a.bin": bytes(range(256)), "runs/1/deep/er/empty": b"", "runs/1/big": b"x" * 3_000_000}
+
+    bench.upload(files)
+
+    assert {path: bench.read(path) for path in files} == files
+
+
+def test_a_file_that_is_not_there_fails_the_run_and_not_the_attempt(bench):
+    with pytest.raises(RunFailed) as failure:
+        bench.read("nothing/here")
+    assert failure.value.error_code == "sandbox_file_missing"
+
+
+def test_commands_run_as_root_in_roots_home_where_uploads_begin(bench):
+    bench.upload({"here": b"x"})
+
+    assert bench.run(["sh", "-c", 'echo "$USER"; ls'], timeout_s=10).splitlines() == ["root", "here"]
+
+
+def test_arguments_arrive_as_they_are_whatever_the_shell_thinks_of_them(bench):
+    words = ["a b", "$HOME", "`id`", "'\"", "*", "é", "-n"]
+
+    assert bench.run(["printf", "%s\\n", *words], timeout_s=10).splitlines() == words
+
+
+def test_a_command_that_exits_non_zero_is_told_with_its_stderr(bench):
+    with pytest.raises(CommandFailed) as failure:
+        bench.run(["sh", "-c", "echo why >&2; exit 7"], timeout_s=10)
+
+    assert failure.value.context == {"exit_code": 7, "stderr": "why\n"}
+    assert failure.value.retryable
+
+
+def test_a_command_that_does_not_end_is_given_up(bench):
+    with pytest.raises(Unavailable):
+        bench.run(["sleep", "60"], timeout_s=1)
+
+
+def test_a_job_runs_on_between_two_attachments(sandboxes):
+    run = new_run()
+    created = sandboxes.create(run)
+    folder = RunFolder(sandboxes.attach(created), run.id)
+    folder.install()
+    spec = JobSpec(argv=("sh", "-c", "echo one; sleep 1; echo two"), user="agent", timeout_s=60)
+    folder.start("job", spec, wait_s=0)
+
+    state = RunFolder(sandboxes.attach(created), run.id).look("job", wait_s=PATIENCE_S)
+
+    assert (state.state, state.exit_code, state.chunk) == ("ended", 0, b"one\ntwo\n")
+
+
+# --- listing
+
+
+def test_all_of_this_deployments_sandboxes_are_listed_over_all_pages_and_nobody_elses(sandboxes):
+    runs = [new_run() for _ in range(5)]
+    ours = {sandboxes.create(run): run.id for run in runs}
+    e2b(environment="production").create(new_run())
+    Sandbox.create("agents", metadata={"app": "somebody-elses", "environment": ENVIRONMENT})
+    Sandbox.create("agents")
+    Sandbox.pause(next(iter(ours)))
+
+    listed = list(sandboxes.list_ours())
+
+    assert {info.id: info.run_id for info in listed} == ours
+    assert all(info.started_at.tzinfo for info in listed)
+
+
+def test_another_deployments_sandbox_of_the_same_run_is_not_found(sandboxes):
+    run = new_run()
+    e2b(environment="production").create(run)
+
+    assert sandboxes.find(run.id) is None
+
+
+# --- when E2B does not answer, or does not know us
+
+
+@pytest.fixture
+def nobody_there(monkeypatch):
+    """An address where nothing listens."""
+    monkeypatch.setenv("E2B_API_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("E2B_SANDBOX_URL", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda sandboxes: sandboxes.find("x"),
+        lambda sandboxes: sandboxes.create(new_run()),
+        lambda sandboxes: sandboxes.attach("x"),
+        lambda sandboxes: sandboxes.kill("x"),
+        lambda sandboxes: list(sandboxes.list_ours()),
+    ],
+    ids=["find", "create", "attach", "kill", "list"],
+)
+def test_a_server_that_is_down_is_unavailable_whatever_it_is_asked(nobody_there, use):
+    with pytest.raises(Unavailable):
+        use(e2b())
+
+
+def test_a_server_that_goes_down_under_an_attached_sandbox_is_unavailable(monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="e2b-") as folder:
+        server = Server(folder)
+        speak_to(server, monkeypatch)
+        bench = e2b().attach(e2b().create(new_run()))
+        server.stop()
+
+        with pytest.raises(Unavailable):
+            bench.run(["true"], timeout_s=5)
+        with pytest.raises(Unavailable):
+            bench.read("x")
+
+
+@pytest.mark.parametrize("use", [lambda s: s.find("x"), lambda s: s.create(new_run()), lambda s: s.attach("x")])
+def test_a_wrong_key_fails_the_run_in_the_words_of_the_contract(server, use):
+    with pytest.raises(RunFailed) as failure:
+        use(e2b(api_key=Secret("e2b_wrong")))
+
+    assert str(failure.value) == "Invalid E2B API key. Please check your E2B_API_KEY environment variable."
+    assert failure.value.error_code == "sandbox_auth"
+    assert "e2b_wrong" not in str(failure.value.for_log())

@@ -1,0 +1,234 @@
+"""Jobs in a sandbox: the real supervisor in a folder, and the fake that the unit tests stand on, alike."""
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from functions.executor.errors import CommandFailed
+from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, JobSpec, RunFolder
+from shared.domain.secret import Secret
+from tests.fakes.clock import FakeClock
+from tests.fakes.sandboxes import FakeSandbox, FakeSandboxes, FakeWorkbench, Script
+
+RUN = "11111111-2222-3333-4444-555555555555"
+SPEC = JobSpec(argv=("true",), user="agent", timeout_s=60)
+PATIENCE_S = 20
+
+
+@dataclass
+class FolderWorkbench:
+    """A folder in the place of root's home, and this machine in the place of the sandbox."""
+
+    root: Path
+
+    def upload(self, files):
+        for path, data in files.items():
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+    def read(self, path):
+        return (self.root / path).read_bytes()
+
+    def run(self, argv, *, timeout_s):
+        env = {"PATH": os.environ["PATH"], "AGENT_USER": "", "AGENT_HOME": str(self.root)}
+        done = subprocess.run(
+            argv, cwd=self.root, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        if done.returncode:
+            raise CommandFailed(done.returncode, done.stderr)
+        return done.stdout
+
+    def has(self, path):
+        return (self.root / path).exists()
+
+    def let_pass(self, seconds):
+        time.sleep(seconds)
+
+
+class FakeBench(FakeWorkbench):
+    def has(self, path):
+        return path in self._box.files
+
+    def let_pass(self, seconds):
+        self.sandboxes.now.pass_(seconds)
+
+
+class Jobs:
+    """A run's folder in one of the two, with a job to start: as a shell command there, as a script here."""
+
+    def __init__(self, bench, scripts):
+        self.bench = bench
+        self.scripts = scripts
+        self.folder = RunFolder(bench, RUN)
+
+    def define(self, command, script, **limits):
+        self.scripts["job"] = script
+        return replace(SPEC, argv=("sh", "-c", command), **limits)
+
+    def start(self, *definition, wait_s=PATIENCE_S, **limits):
+        return self.folder.start("job", self.define(*definition, **limits), wait_s=wait_s)
+
+    def look(self, **options):
+        return self.folder.look("job", **options)
+
+
+@pytest.fixture(params=["fake", "real"])
+def jobs(request, tmp_path):
+    if request.param == "real":
+        jobs = Jobs(FolderWorkbench(tmp_path), {})
+    else:
+        clock, scripts = FakeClock(), {}
+        box = FakeSandbox("sbx1", RUN, clock(), scripts, clock)
+        jobs = Jobs(FakeBench(FakeSandboxes(clock, scripts, {"sbx1": box}), "sbx1"), scripts)
+    jobs.folder.install()
+    yield jobs
+    jobs.folder.stop("job")
+
+
+SLEEPER = ("sleep 60", Script(ends_at=60))
+HELLO = ("echo hello; echo bad >&2; exit 3", Script(output=((0, b"hello\n"),), stderr="bad\n", exit_code=3))
+
+
+def test_our_programs_are_brought_into_the_runs_folder(jobs):
+    for name in PROGRAM_NAMES:
+        assert jobs.bench.has(jobs.folder.path(name))
+
+
+def test_without_our_programs_a_look_fails(jobs):
+    with pytest.raises(CommandFailed):
+        RunFolder(jobs.bench, "another-run").look("job")
+
+
+def test_a_job_that_nobody_started_is_absent(jobs):
+    state = jobs.look(wait_s=5)
+
+    assert (state.absent, state.over, state.more) == (True, False, False)
+    assert (state.offset, state.chunk, state.output_bytes) == (0, b"", 0)
+
+
+def test_a_job_that_ended_tells_how(jobs):
+    state = jobs.start(*HELLO)
+
+    assert (state.state, state.ended_by, state.exit_code) == ("ended", "exit", 3)
+    assert (state.chunk, state.offset, state.output_bytes) == (b"hello\n", 6, 6)
+    assert (state.stderr_tail, state.over, state.more) == ("bad\n", True, False)
+
+
+def test_a_job_starts_once_however_often_it_is_started(jobs):
+    first = jobs.start(*HELLO)
+    again = jobs.start("echo something else", Script(output=((0, b"something else\n"),)))
+
+    assert again == first
+
+
+def test_a_running_job_is_looked_at_without_waiting_for_its_end(jobs):
+    state = jobs.start(*SLEEPER, wait_s=0.1)
+
+    assert (state.state, state.over, state.exit_code, state.ended_by) == ("running", False, None, None)
+
+
+def test_output_is_read_from_where_the_last_look_ended(jobs):
+    jobs.start("printf 'one\\ntwo\\n'", Script(output=((0, b"one\ntwo\n"),)))
+
+    state = jobs.look(offset=4)
+
+    assert (state.chunk, state.offset, state.output_bytes) == (b"two\n", 8, 8)
+    assert jobs.look(offset=8).chunk == b""
+    assert not jobs.look(offset=8).more
+
+
+def test_half_a_line_is_kept_back_while_the_job_runs_and_given_when_it_has_ended(jobs):
+    command = "printf 'one\\ntw'; sleep 60"
+    running = jobs.start(command, Script(output=((0, b"one\ntw"),), ends_at=60), wait_s=0.5)
+    stopped = jobs.folder.stop("job")
+
+    assert (running.chunk, running.offset, running.output_bytes, running.more) == (b"one\n", 4, 6, True)
+    assert jobs.look(offset=4).chunk == b"tw"
+    assert stopped.over
+
+
+def test_a_look_reads_so_much_and_says_that_there_is_more(jobs):
+    line = b"x" * 999 + b"\n"
+    command = "head -c 999 /dev/zero | tr '\\0' x > line; echo >> line; for i in $(seq 300); do cat line; done"
+    jobs.start(command, Script(output=((0, line * 300),)))
+
+    first = jobs.look()
+    second = jobs.look(offset=first.offset)
+
+    assert (first.offset, first.more) == (LOOK_BYTES // 1000 * 1000, True)  # whole lines
+    assert (second.offset, second.more) == (300_000, False)
+    assert first.chunk + second.chunk == line * 300
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "limits", "ended_by"),
+    [
+        ("sleep 60", Script(ends_at=60), {"timeout_s": 1}, "timeout"),
+        ("echo x; sleep 60", Script(ends_at=60, output=((0, b"x\n"),)), {"idle_timeout_s": 1}, "idle"),
+    ],
+)
+def test_a_job_that_exceeds_a_limit_is_ended(jobs, command, script, limits, ended_by):
+    state = jobs.start(command, script, **limits)
+
+    assert (state.state, state.ended_by, state.exit_code) == ("ended", ended_by, 128 + 15)
+
+
+def test_a_job_that_prints_too_much_is_ended(jobs, monkeypatch):
+    monkeypatch.setattr("functions.executor.jobs.MAX_OUTPUT_BYTES", 100)
+
+    state = jobs.start("seq 100; sleep 60", Script(ends_at=60, output=((0, b"1234567890\n" * 20),)))
+
+    assert (state.state, state.ended_by) == ("ended", "output_limit")
+
+
+def test_a_job_that_is_killed_says_so(jobs):
+    state = jobs.start("kill -9 $$", Script(ended_by="signal", exit_code=137))
+
+    assert (state.ended_by, state.exit_code) == ("signal", 137)
+
+
+def test_stopping_ends_a_job_and_stopping_again_changes_nothing(jobs):
+    jobs.start(*SLEEPER, wait_s=0.1)
+
+    first = jobs.folder.stop("job")
+
+    assert (first.state, first.ended_by) == ("ended", "stop")
+    assert jobs.folder.stop("job") == first
+
+
+def test_a_job_that_was_stopped_before_it_began_never_starts(jobs):
+    stopped = jobs.folder.stop("job")
+    started = jobs.start(*HELLO)
+
+    assert (stopped.state, stopped.ended_by, stopped.exit_code) == ("ended", "stop", None)
+    assert (started.state, started.chunk) == ("ended", b"")
+
+
+def test_stopping_a_job_that_has_ended_leaves_its_end_as_it_was(jobs):
+    jobs.start(*HELLO)
+
+    state = jobs.folder.stop("job")
+
+    assert (state.ended_by, state.exit_code) == ("exit", 3)
+
+
+def test_the_secret_environment_is_gone_once_the_job_runs(jobs):
+    secret = {"API_KEY": Secret("the-key-itself")}
+
+    state = jobs.start('test "${#API_KEY}" = 14', Script(), secret_env=secret)
+
+    assert state.exit_code == 0
+    assert not jobs.bench.has(jobs.folder.path("job", "secret_env.json"))
+    assert b"the-key-itself" not in jobs.bench.read(jobs.folder.path("job", "job.json"))
+
+
+def test_stdin_and_further_files_stand_in_the_jobs_folder(jobs):
+    jobs.start("cat", Script(output=((0, b"what to do"),)), stdin="what to do", files={"spec.json": b"{}"})
+
+    assert jobs.look().chunk == b"what to do"
+    assert jobs.folder.read("job", "spec.json") == b"{}"

@@ -1,0 +1,147 @@
+"""The schedule's duties: overdue runs, lost sandboxes, old secrets."""
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from functions.executor import reaper
+from functions.executor.reaper import IDS_PER_QUERY, reap
+from shared.domain.errors import Unavailable
+from shared.domain.run import Phase
+from tests.fakes.sandboxes import FakeSandbox
+
+GRACE_S = 5 * 60
+
+
+def stray(world, sandbox_id, run_id, age_s=GRACE_S + 1):
+    """A sandbox of ours that was started so long ago."""
+    world.sandboxes.boxes[sandbox_id] = FakeSandbox(sandbox_id, run_id, world.clock.later(-age_s), {}, world.clock)
+
+
+def test_nothing_to_do_is_nothing_done(world):
+    assert reap(world.ports) == {"nudge_due_runs": 0, "kill_lost_sandboxes": 0, "expire_credentials": 0}
+
+
+def test_a_run_whose_message_was_lost_is_nudged_once_per_grace_period(world):
+    message = world.start()
+    world.queue.sent.clear()
+    world.clock.pass_(world.ports.settings.reaper_grace_s + 1)
+
+    assert reap(world.ports)["nudge_due_runs"] == 1
+    assert reap(world.ports)["nudge_due_runs"] == 0
+    assert world.queue.sent == [(message, 0)]
+
+
+def test_a_run_that_is_looked_at_in_time_is_left_alone(world):
+    world.start()
+    world.until(Phase.AGENT)
+    world.clock.pass_(world.ports.settings.reaper_grace_s - 1)
+
+    assert reap(world.ports)["nudge_due_runs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("run_id", "age_s", "killed"),
+    [
+        ("of an ended run", GRACE_S + 1, True),
+        ("of an ended run", GRACE_S - 1, False),
+        ("of a live run", 10**6, False),
+        ("of nobody", GRACE_S + 1, True),
+        ("", GRACE_S + 1, True),
+    ],
+)
+def test_a_sandbox_is_killed_once_it_is_old_enough_and_no_live_run_owns_it(world, run_id, age_s, killed):
+    ended = world.start()
+    world.run()
+    live = world.start()
+    ids = {"of an ended run": ended.run_id, "of a live run": live.run_id, "of nobody": str(uuid.uuid4()), "": ""}
+    stray(world, "stray", ids[run_id], age_s)
+
+    assert reap(world.ports)["kill_lost_sandboxes"] == int(killed)
+    assert ("stray" in world.sandboxes.killed) is killed
+
+
+def test_many_lost_sandboxes_are_all_asked_for_and_killed(world):
+    for n in range(IDS_PER_QUERY * 2 + 1):
+        stray(world, f"s{n}", str(uuid.uuid4()))
+    asked, live = [], world.ports.runs.live
+
+    def counting(ids):
+        asked.append(len(ids))
+        return live(ids)
+
+    world.store.live = counting
+
+    assert reap(world.ports)["kill_lost_sandboxes"] == IDS_PER_QUERY * 2 + 1
+    assert asked == [IDS_PER_QUERY, IDS_PER_QUERY, 1]
+
+
+def test_a_sandbox_that_cannot_be_killed_does_not_save_the_others(world):
+    for name in ("a", "b", "c"):
+        stray(world, name, str(uuid.uuid4()))
+    kill = world.sandboxes.kill
+
+    def picky(sandbox_id):
+        if sandbox_id == "a":
+            raise Unavailable("Not this one.")
+        kill(sandbox_id)
+
+    world.sandboxes.kill = picky
+
+    assert reap(world.ports)["kill_lost_sandboxes"] == 2
+    assert list(world.sandboxes.boxes) == ["a"]
+
+
+def test_secrets_whose_time_is_over_are_deleted(world):
+    world.start()
+    for row in world.database.credentials.values():
+        row["expires_at"] = world.clock.later(-1)
+
+    assert reap(world.ports)["expire_credentials"] == 1
+    assert world.database.credentials == {}
+
+
+@pytest.mark.parametrize("broken", ["due", "live", "expire_credentials"])
+def test_a_duty_that_fails_is_reported_after_the_others_were_done(world, broken):
+    world.start()
+    world.queue.sent.clear()
+    world.clock.pass_(3 * 24 * 3600)
+    stray(world, "stray", str(uuid.uuid4()))
+
+    def down(*_, **__):
+        raise Unavailable("The database does not answer now.")
+
+    setattr(world.store, broken, down)
+
+    with pytest.raises(Unavailable):
+        reap(world.ports)
+
+    assert len(world.queue.sent) == (0 if broken == "due" else 1)
+    assert (world.sandboxes.killed == []) is (broken == "live")
+    assert (world.database.credentials == {}) is (broken != "expire_credentials")
+
+
+def test_when_e2b_is_down_runs_are_nudged_all_the_same(world):
+    world.start()
+    world.queue.sent.clear()
+    world.clock.pass_(3600)
+    world.sandboxes.down = Unavailable("The sandbox service does not answer now.")
+
+    with pytest.raises(Unavailable):
+        reap(world.ports)
+
+    assert len(world.queue.sent) == 1
+
+
+def test_the_lambda_entry_answers_what_was_done(world, monkeypatch):
+    monkeypatch.setattr(reaper, "ports", lambda: replace(world.ports))
+
+    class Context:
+        function_name = memory_limit_in_mb = invoked_function_arn = aws_request_id = "x"
+
+    assert reaper.handler({}, Context()) == {
+        "nudge_due_runs": 0,
+        "kill_lost_sandboxes": 0,
+        "expire_credentials": 0,
+    }

@@ -1,0 +1,222 @@
+"""No secret of a run in anything that is stored, whatever the agent does with it; and nothing else is touched."""
+
+import base64
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+
+from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.step import logger
+from shared.domain.errors import RunFailed
+from shared.domain.run import Phase
+from tests.fakes.executor import (
+    ANTHROPIC_KEY,
+    CLAUDE_INIT,
+    E2B_KEY,
+    GIT_TOKEN,
+    OPENAI_KEY,
+    Script,
+    changed_file,
+    claude_result,
+    claude_says,
+    clone_failed,
+    collected,
+    collects,
+    prints,
+)
+
+SECRETS = (GIT_TOKEN, ANTHROPIC_KEY, OPENAI_KEY, E2B_KEY)
+SPILLED = " ".join(SECRETS)
+# What a tester writes into a fixture: the shape of a token, and nobody's.
+TOKEN_LIKE = "ghp_" + "0000exampleTokenForTests0000"
+
+
+def stored(world):
+    """Everything a run leaves in the database, as one text."""
+    rows = [world.database.tasks, world.database.runs, world.database.events, world.database.files]
+    return json.dumps(rows, default=str, ensure_ascii=False)
+
+
+def assert_clean(world):
+    text = stored(world)
+    for secret in SECRETS:
+        assert secret not in text
+        assert base64.b64encode(secret.encode()).decode() not in text
+    assert "[REDACTED]" in text
+
+
+def test_an_agent_that_prints_every_secret_leaves_none_in_the_events_or_the_chat(world):
+    tool = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": f"echo {SPILLED}"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": SPILLED}
+    world.scripts["agent"] = prints(
+        CLAUDE_INIT,
+        claude_says(f"I found {SPILLED}"),
+        {"type": "assistant", "message": {"content": [tool]}},
+        {"type": "user", "message": {"content": [result]}},
+        claude_result(f"They are {SPILLED}"),
+    )
+    world.start()
+
+    world.run()
+
+    assert_clean(world)
+    assert world.task["chat_messages"][-1]["content"] == "They are " + " ".join(["[REDACTED]"] * len(SECRETS))
+
+
+def test_an_agent_that_writes_every_secret_into_files_leaves_none_in_the_result(world):
+    result = collected(
+        changed_file(f"{GIT_TOKEN}.txt", before=SPILLED, after=f"key={SPILLED}\n", status="modified"),
+        changed_file("b.txt", previous_path=f"{ANTHROPIC_KEY}.txt", status="renamed", after="x"),
+        diff=f"+{SPILLED}\n",
+        patch=f"+{SPILLED}\n",
+        warnings=[f"Not collected: {GIT_TOKEN}."],
+    )
+    world.scripts["collect"] = collects(result)
+    world.start()
+
+    world.run()
+
+    assert_clean(world)
+    assert world.task["changed_files"] == ["[REDACTED].txt", "b.txt"]
+    assert world.task["git_diff"] == "+" + " ".join(["[REDACTED]"] * len(SECRETS)) + "\n"
+    [first, second] = world.database.files
+    assert (first["path"], second["previous_path"]) == ("[REDACTED].txt", "[REDACTED].txt")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        base64.b64encode(GIT_TOKEN.encode()).decode(),
+        base64.b64encode(f"x-access-token:{GIT_TOKEN}".encode()).decode(),
+    ],
+    ids=["base64", "git's Basic header"],
+)
+def test_the_token_is_known_in_the_forms_it_travels_in(world, form):
+    world.scripts["collect"] = collects(collected(changed_file("a", after=form), diff=form))
+    world.start()
+
+    world.run()
+
+    assert world.task["git_diff"] == "[REDACTED]"
+    assert form not in stored(world)
+
+
+def test_a_test_string_that_only_looks_like_a_token_stays_in_the_diff_as_the_agent_wrote_it(world):
+    result = collected(changed_file("a.txt", after=TOKEN_LIKE), diff=f"+{TOKEN_LIKE}", patch=f"+{TOKEN_LIKE}")
+    world.scripts["collect"] = collects(result)
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says(f"I wrote {TOKEN_LIKE}"), claude_result())
+    world.start()
+
+    world.run()
+
+    assert (world.task["git_diff"], world.task["git_patch"]) == (f"+{TOKEN_LIKE}", f"+{TOKEN_LIKE}")
+    assert world.database.files[0]["after"] == TOKEN_LIKE
+    assert world.task["execution_metadata"]["file_changes"][0]["after"] == TOKEN_LIKE
+    assert world.payloads("agent_message") == [{"text": "I wrote [REDACTED]"}]  # a log is no place for shapes
+
+
+def test_git_repeating_the_token_in_its_complaint_is_not_stored(world):
+    world.scripts["clone"] = clone_failed("failed", f"fatal: https://x:{GIT_TOKEN}@github.com/ says {SPILLED}")
+    world.start()
+
+    world.run()
+
+    assert world.task["status"] == "failed"
+    assert_clean(world)
+
+
+@pytest.mark.parametrize("job", ["setup", "agent", "collect"])
+def test_a_program_that_dies_with_a_secret_on_its_lips_is_not_quoted(world, job):
+    world.scripts[job] = Script(ends_at=1, exit_code=1, output=((1, f"{SPILLED}\n".encode()),), stderr=SPILLED)
+    world.start(setup_script="make")
+
+    world.run()
+
+    assert world.task["status"] == "failed"
+    assert_clean(world)
+
+
+def test_a_sandbox_that_is_refused_with_our_key_in_the_answer_is_not_quoted(world):
+    world.start()
+    world.sandboxes.down = RunFailed(f"Failed to create E2B sandbox: {E2B_KEY}", error_code="sandbox_refused")
+
+    world.deliver()
+
+    assert world.task["error"] == "Failed to create E2B sandbox: [REDACTED]"
+
+
+def test_no_secret_reaches_the_log_either(world, monkeypatch):
+    written = StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    world.scripts["agent"] = Script(ends_at=1, exit_code=1, stderr=SPILLED)
+    world.start()
+    world.run()
+
+    assert "run.ended" in written.getvalue()
+    assert not any(secret in written.getvalue() for secret in SECRETS)
+
+
+def test_nuls_are_dropped_wherever_they_turn_up(world):
+    result = collected(changed_file("a", after="x\x00y"), diff="d\x00", patch="p\x00", warnings=["w\x00"])
+    world.scripts["collect"] = collects(result)
+    world.scripts["setup"] = Script(ends_at=1, output=((1, b"set\x00up\n"),))
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("a\x00b"), claude_result("c\x00d"))
+    world.start(setup_script="make")
+
+    world.run()
+
+    assert (world.task["git_diff"], world.task["git_patch"]) == ("d", "p")
+    assert world.database.files[0]["after"] == "xy"
+    assert world.payloads("setup_output") == [{"text": "setup\n"}]
+    assert world.payloads("agent_message") == [{"text": "ab"}]
+    assert world.task["chat_messages"][-1]["content"] == "cd"
+    assert "\x00" not in stored(world)
+
+
+def test_nuls_in_the_words_of_a_failure_are_dropped_too(world):
+    world.scripts["agent"] = Script(ends_at=1, exit_code=1, stderr="a\x00b")
+    world.start()
+
+    world.run()
+
+    assert world.task["error"] == "Claude agent failed: ab"
+
+
+def test_the_git_token_of_another_run_is_not_opened(world):
+    world.start()
+    world.until(Phase.CLONING)
+    [row] = world.database.credentials.values()
+    row["user_id"] = "somebody else"
+
+    world.run()
+
+    assert json.loads(world.sandboxes.last.uploaded("clone", "spec.json"))["token_file"] is None
+
+
+@pytest.mark.parametrize("spilled", [E2B_KEY, f"{ANTHROPIC_KEY}\t"])
+def test_a_half_line_that_holds_a_secret_does_not_break_the_reading_of_its_other_half(world, spilled):
+    """What is remembered between two looks is base64 and scrubbed as well; it must stay readable.
+
+    The secret begins at a multiple of three bytes: there its own base64 stands in that of the line.
+    """
+    half = b" " * 3 * 50_000 + spilled.encode() + b" " * 120_000  # more than one look reads
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("the other half"), claude_result(), at=8)
+    good = world.scripts["agent"]
+    world.scripts["agent"] = replace(good, output=((1, half), (3, b" \n"), *good.output))
+    world.start()
+
+    world.run()
+
+    assert world.task["status"] == "completed"
+    assert not any(secret in stored(world) for secret in SECRETS)
+
+
+@pytest.mark.parametrize("half", ["A", "QUJ[REDACTED]", "[REDACTED]QUJDRA"])
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+def test_a_half_line_that_scrubbing_has_made_unreadable_is_dropped(agent, half):
+    events, state = agent.read(b"{}\n", ReaderState(unfinished_line=half))
+
+    assert events == []
+    assert state.unfinished_line == ""
