@@ -94,7 +94,10 @@ def _user(stack: Stack, email: str) -> str:
 def _pages(auth: httpx.Client) -> Iterator[Json]:
     per_page = 100
     for page in range(1, 100):
-        users = auth.get("/admin/users", params={"page": page, "per_page": per_page}).json()["users"]
+        answer = auth.get("/admin/users", params={"page": page, "per_page": per_page})
+        if answer.is_error:
+            raise ApiError(f"The users cannot be listed: {_sentence(answer)}")
+        users = answer.json()["users"]
         yield from users
         if len(users) < per_page:
             return

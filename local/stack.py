@@ -20,6 +20,7 @@ from local.keys import Keys, keys_of
 from local.postgres import Postgres
 from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port, has_said
 
+SUPABASE_KEYS = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "JWT_SECRET")
 MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 
 LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
@@ -139,6 +140,9 @@ class Stack:
         return bool(os.environ.get("E2B_API_KEY"))
 
     def __enter__(self) -> Self:
+        missing = [name for name in SUPABASE_KEYS if not os.environ.get(name)]
+        if os.environ.get("SUPABASE_URL") and missing:
+            raise StackError(f"SUPABASE_URL is set, so {' and '.join(missing)} of that project must be set too.")
         scripted = [MODEL_KEYS[agent] for agent in self.options.agents if self.scripted(agent)]
         if self.real_sandboxes and scripted:
             raise StackError(

@@ -26,7 +26,7 @@ from tests.fakes.sandboxes import FakeSandboxes, Script
 
 GIT_TOKEN = "ghp_" + "GitTokenOfTheUser" * 2
 ANTHROPIC_KEY = "sk-ant-" + "key-of-the-deployment"
-OPENAI_KEY = "sk-proj-" + "key-of-the-deployment"
+OPENAI_KEY = "a-gateways-key-has-no-known-shape"
 E2B_KEY = "e2b_" + "0123456789abcdef" * 2
 BASE_COMMIT = "b" * 40
 SESSION = "519dc8ef-9fd2-4fb1-83ec-4923649de7c0"

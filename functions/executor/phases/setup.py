@@ -30,8 +30,8 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
 
 def _script(run: Run, ports: Ports) -> JobSpec:
     return JobSpec(
-        argv=("bash", "-e", "-o", "pipefail", "-s"),
-        stdin=run.setup_script,
+        # Not by stdin: a command in it that reads its own input would swallow the rest of the script.
+        argv=("bash", "-e", "-o", "pipefail", "-c", run.setup_script or ""),
         user="agent",
         cwd=WORK_TREE,
         timeout_s=ports.settings.setup_timeout_s,

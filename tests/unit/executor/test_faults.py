@@ -295,6 +295,20 @@ def test_at_the_deadline_the_agent_is_stopped_and_its_work_kept(world):
     assert world.task["changed_files"] == ["new.txt"]
 
 
+def test_an_agent_that_its_own_supervisor_would_still_let_work_is_stopped_at_the_deadline(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("Still at it."), at=2, ends_at=None)
+    world.start()
+    world.until(Phase.AGENT)
+    world.deliver()
+    world.run_row["deadline_at"] = world.clock.later(20)
+
+    world.run()
+
+    assert world.run_row["error_code"] == "timeout"
+    assert world.task["error"].startswith("Claude agent timed out after 2")
+    assert any(argv[2] == "stop" for argv in world.sandboxes.last.commands)
+
+
 def test_an_agent_that_ended_well_before_the_deadline_is_not_called_late_for_the_look_that_was(world):
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=60)
     world.start()

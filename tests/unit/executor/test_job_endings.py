@@ -281,7 +281,7 @@ def test_an_agent_that_hangs_after_its_last_word_is_stopped_and_has_done_its_wor
 
 
 def test_an_agent_that_takes_a_moment_to_go_after_its_last_word_is_not_stopped(world):
-    world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=3, ends_at=4.5)
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=3, ends_at=6.5)
     world.start()
 
     world.run()

@@ -81,7 +81,8 @@ def test_the_setup_script_of_the_project_runs_before_the_agent_and_its_output_is
 
     world.run()
 
-    assert (job["user"], job["cwd"], job["stdin"]) == ("agent", "repo", "stdin")
+    assert (job["user"], job["cwd"], job["stdin"]) == ("agent", "repo", None)
+    assert job["argv"][-1] == "pip install -r requirements.txt"
     assert "".join(event["text"] for event in world.payloads("setup_output")) == "installing\ninstalled\n"
     assert "setup" in [event["phase"] for event in world.payloads("phase")]
     assert world.task["status"] == "completed"

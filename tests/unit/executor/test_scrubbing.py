@@ -127,6 +127,18 @@ def test_git_repeating_the_token_in_its_complaint_is_not_stored(world):
     assert_clean(world)
 
 
+def test_a_token_of_no_known_shape_is_taken_out_of_the_complaint_of_a_clone_that_took_several_looks(world):
+    token = "token of another forge, 0123456789"
+    failure = json.dumps({"ok": False, "error": "failed", "message": f"fatal: {token}"}).encode()
+    world.scripts["clone"] = Script(ends_at=30, output=((30, failure + b"\n"),))
+    world.start(token=token)
+
+    world.run()
+
+    assert world.task["error"] == "Failed to clone repository: fatal: [REDACTED]"
+    assert token not in stored(world)
+
+
 @pytest.mark.parametrize("job", ["setup", "agent", "collect"])
 def test_a_program_that_dies_with_a_secret_on_its_lips_is_not_quoted(world, job):
     world.scripts[job] = Script(ends_at=1, exit_code=1, output=((1, f"{SPILLED}\n".encode()),), stderr=SPILLED)
