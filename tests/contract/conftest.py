@@ -121,7 +121,7 @@ class Stage:
         }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stage(supabase_gateway):  # noqa: F811
     with pytest.MonkeyPatch.context() as environment, mock_aws():
         environment.setenv("AWS_DEFAULT_REGION", "eu-central-1")

@@ -10,8 +10,10 @@ import pytest
 
 from functions.executor.errors import CommandFailed
 from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, JobSpec, RunFolder
+from shared.domain.run import Phase
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
+from tests.fakes.executor import World
 from tests.fakes.sandboxes import FakeSandbox, FakeSandboxes, FakeWorkbench, Script
 
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -232,3 +234,21 @@ def test_stdin_and_further_files_stand_in_the_jobs_folder(jobs):
 
     assert jobs.look().chunk == b"what to do"
     assert jobs.folder.read("job", "spec.json") == b"{}"
+
+
+def test_a_setup_script_whose_commands_read_their_input_is_run_to_its_end(tmp_path):
+    """What the executor uploads for it, under the real supervisor."""
+    world = World()
+    world.start(setup_script="cat\necho after cat\nfalse | true\necho never")
+    world.until(Phase.SETUP)
+    world.deliver()
+    bench = FolderWorkbench(tmp_path)
+    bench.upload(dict(world.sandboxes.last.uploads))
+    (tmp_path / "repo").mkdir()
+
+    run_id = world.run_row["id"]
+    start = ["python3", f"runs/{run_id}/supervisor.py", "start", f"runs/{run_id}/setup"]
+    bench.run([*start, "--wait-s", str(PATIENCE_S)], timeout_s=60)
+
+    state = RunFolder(bench, run_id).look("setup")
+    assert (state.exit_code, state.chunk) == (1, b"after cat\n")  # 1: bash -e, with pipefail
