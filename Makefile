@@ -49,13 +49,16 @@ dev: $(LOCAL) ## Start the embedded stack and keep it running for a frontend; Ct
 
 # ------------------------------------------------------------------------------------------------------------ checking
 
+# Each worker starts servers and a whole stack of its own.
+WORKERS ?= 2
+
 .PHONY: check
 check: lint ## Style, types, import contracts, unit and wire tests: before each push
 	$(RUN) pytest tests/unit tests/wire
 
 .PHONY: test
 test: lint ## All of that and the tests that start the embedded stack: what CI runs
-	$(RUN) pytest tests
+	$(RUN) pytest tests --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: lint
 lint: $(DEV)

@@ -98,7 +98,7 @@ def describe(event: Json) -> Iterator[str]:
             yield f"  [dim]{escape(payload['text'].rstrip())}[/]"
         case "warning":
             yield f"  [bold yellow]![/] {escape(payload['text'])}"
-        case "error":
+        case "ended" if payload["text"]:
             yield f"  [bold red]✗[/] {escape(payload['text'])}"
 
 

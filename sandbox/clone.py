@@ -15,7 +15,7 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 
 Prints one line of JSON and exits 0:
 
-    {"ok": true, "base_commit", "branch", "bytes": size of the pristine clone, "took_s"}
+    {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s"}
     {"ok": false, "error": auth | not_found | branch_not_found | timeout | refused | failed, "message"}
 
 The token reaches git through the environment of the one process that fetches: never an argument, an address
@@ -372,6 +372,7 @@ def clone(spec: Spec, token: str | None) -> dict[str, Any]:
         "ok": True,
         "base_commit": commit,
         "branch": spec.branch,
+        "work_tree": str(owner.home / spec.work_tree),
         "bytes": size_of(base),
         "took_s": took_s,
     }

@@ -24,13 +24,16 @@ _SECRET_KEYS = frozenset(
     }
 )
 
-_redactor = Redactor()
+RECENT_SECRETS = 50  # a warm environment sees one user's token after the other, and logs of the present one only
+
+_lasting = Redactor()
+_recent = Redactor(limit=RECENT_SECRETS)
 
 
-def register_secret(secret: Secret | None) -> None:
-    """From now on this value is replaced in every log line of the process."""
+def register_secret(secret: Secret | None, *, lasting: bool = False) -> None:
+    """From now on this value is replaced in every log line of the process: `lasting` ones for good."""
     if secret:
-        _redactor.add(secret.reveal())
+        (_lasting if lasting else _recent).add(secret.reveal())
 
 
 class _RedactingFormatter(LambdaPowertoolsFormatter):
@@ -45,7 +48,9 @@ def _masked(value: Any) -> Any:
         return {k: REDACTED if str(k).lower() in _SECRET_KEYS and v else _masked(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else _redactor.text(str(value))
+    return (
+        value if value is None or isinstance(value, bool | int | float) else _lasting.values(_recent.text(str(value)))
+    )
 
 
 def get_logger(service: str) -> Logger:

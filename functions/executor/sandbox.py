@@ -30,15 +30,15 @@ USER = "root"
 
 
 class E2BSandboxes:
-    """The sandboxes of one deployment: `environment` keeps two that share an E2B team apart.
+    """The sandboxes of one deployment: `deployment` keeps two that share an E2B team apart, for the reaper above all.
 
     `lease_s`: how long a sandbox lives after the last look at it. Then it pauses, and a late step resumes it.
     """
 
-    def __init__(self, *, api_key: Secret, template: str, environment: str, lease_s: int) -> None:
+    def __init__(self, *, api_key: Secret, template: str, deployment: str, lease_s: int) -> None:
         self._api_key = api_key
         self._template = template
-        self._environment = environment
+        self._deployment = deployment
         self._lease_s = lease_s
 
     def find(self, run_id: str) -> str | None:
@@ -81,7 +81,7 @@ class E2BSandboxes:
         return self._list({})
 
     def _ours(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        return {"app": APP, "environment": self._environment, **metadata}
+        return {"app": APP, "deployment": self._deployment, **metadata}
 
     def _list(self, metadata: Mapping[str, str]) -> Iterator[SandboxInfo]:
         with _speaking_our_errors():

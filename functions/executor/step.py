@@ -88,20 +88,13 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
 
     Where the agent had already failed, that is the reason to tell.
     """
+    status = RunStatus.CANCELLED if run.cancel_requested else RunStatus.FAILED
     if run.cancel_requested:
-        return Finish(
-            status=RunStatus.CANCELLED,
-            error_code="cancelled",
-            error=agent.CANCELLED,
-            events=(Event("cancelled", {"text": agent.CANCELLED}),),
-        )
-    error_code, error = run.error_code or error_code, run.error or error
-    return Finish(
-        status=RunStatus.FAILED,
-        error_code=error_code,
-        error=error,
-        events=(Event("error", {"error_code": error_code, "text": error}),),
-    )
+        error_code, error = "cancelled", agent.CANCELLED
+    else:
+        error_code, error = run.error_code or error_code, run.error or error
+    ended = Event("ended", {"status": status, "error_code": error_code, "text": error})
+    return Finish(status=status, error_code=error_code, error=error, events=(ended,))
 
 
 def end_run(run: Run, end: Finish, ports: Ports) -> None:

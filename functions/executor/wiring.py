@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import cache
+from urllib.parse import urlsplit
 
 import boto3
 
@@ -24,7 +25,7 @@ def ports() -> Ports:
     settings = ExecutorSettings.from_env()
     keys = (settings.supabase_secret_key, settings.e2b_api_key, settings.anthropic_api_key, settings.openai_api_key)
     for key in keys:
-        register_secret(key)
+        register_secret(key, lasting=True)
     return Ports(
         runs=SupabaseRunStore(
             postgrest_client(settings.supabase_url, api_key=settings.supabase_secret_key),
@@ -35,7 +36,8 @@ def ports() -> Ports:
         sandboxes=E2BSandboxes(
             api_key=settings.e2b_api_key,
             template=settings.e2b_template,
-            environment=settings.environment,
+            # Whose runs they are is a matter of the database, whatever the two stages are called.
+            deployment=f"{settings.environment}@{urlsplit(settings.supabase_url).netloc}",
             lease_s=settings.sandbox_lease_s,
         ),
         box=_secret_box(settings),

@@ -7,7 +7,7 @@ from typing import Any
 from postgrest import SyncPostgrestClient
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
-from shared.domain.messages import RunMessage
+from shared.domain.messages import RunMessage, is_uuid
 from shared.domain.ports import Claim, ClaimOutcome
 from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunStatus, check_phase
 from shared.domain.secret import Sealed
@@ -95,11 +95,12 @@ class SupabaseRunStore:
         return [RunMessage(**row) for row in rows]
 
     def live(self, run_ids: Collection[str]) -> set[str]:
-        """Which of these runs have not ended."""
-        if not run_ids:
+        """Which of these runs have not ended. What is no run's id at all is not among them."""
+        ids = [run_id for run_id in run_ids if is_uuid(run_id)]
+        if not ids:
             return set()
         alive = [RunStatus.QUEUED, RunStatus.RUNNING]
-        query = self._client.table("runs").select("id").in_("id", list(run_ids)).in_("status", alive)
+        query = self._client.table("runs").select("id").in_("id", ids).in_("status", alive)
         with speaking_our_errors():
             rows: list[Any] = query.execute().data
         return {row["id"] for row in rows}
@@ -163,13 +164,12 @@ def _events(events: Collection[Event]) -> list[dict[str, Any]]:
 
 
 def _result(end: Finish) -> dict[str, Any]:
-    columns: dict[str, Any] = {"usage": dict(end.usage)} if end.usage else {}
-    if end.result:
-        columns |= {
-            "commit_hash": end.result.commit_hash,
-            "git_diff": end.result.diff,
-            "git_patch": end.result.patch,
-            "changed_files": list(end.result.changed_files),
-            "execution_metadata": dict(end.result.metadata),
-        }
-    return columns
+    if end.result is None:
+        return {}
+    return {
+        "commit_hash": end.result.commit_hash,
+        "git_diff": end.result.diff,
+        "git_patch": end.result.patch,
+        "changed_files": list(end.result.changed_files),
+        "execution_metadata": dict(end.result.metadata),
+    }

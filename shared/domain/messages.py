@@ -10,6 +10,11 @@ VERSION = 1
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
+def is_uuid(value: object) -> bool:
+    """Whether it is a UUID as PostgreSQL writes it: lower case, with dashes."""
+    return isinstance(value, str) and _UUID.fullmatch(value) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMessage:
     """`seq` is the step it asks for: once that step is done, the message is stale and changes nothing."""
@@ -36,7 +41,8 @@ class RunMessage:
             version == VERSION
             and type(task_id) is int
             and type(seq) is int
-            and all(isinstance(text, str) and _UUID.fullmatch(text) for text in (run_id, user_id))
+            and is_uuid(run_id)
+            and is_uuid(user_id)
             and (trace_id is None or isinstance(trace_id, str))
         )
         if not sound:

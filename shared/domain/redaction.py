@@ -26,20 +26,24 @@ MIN_SECRET_CHARS = 6
 class Redactor:
     """Replaces the given secret values, and on request anything shaped like a token, by `[REDACTED]`."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._forms: set[str] = set()
+    def __init__(self, secrets: Iterable[str] = (), *, limit: int | None = None) -> None:
+        """`limit`: how many values it remembers; a new one then makes it forget the oldest."""
+        self._forms: dict[str, set[str]] = {}
+        self._limit = limit
         self._pattern: re.Pattern[str] | None = None
         for secret in secrets:
             self.add(secret)
 
     def add(self, secret: str) -> None:
         """Register a value; its base64 and URL-encoded forms, and that of git's Basic header, go with it."""
-        if len(secret) < MIN_SECRET_CHARS:
+        if len(secret) < MIN_SECRET_CHARS or secret in self._forms:
             return
         basic = f"x-access-token:{secret}"
         encoded = {base64.b64encode(text.encode()).decode() for text in (secret, basic)}
-        self._forms |= {secret, quote(secret, safe="")} | encoded | {form.rstrip("=") for form in encoded}
-        longest_first = sorted(self._forms, key=len, reverse=True)
+        self._forms[secret] = {secret, quote(secret, safe="")} | encoded | {form.rstrip("=") for form in encoded}
+        if self._limit is not None and len(self._forms) > self._limit:
+            del self._forms[next(iter(self._forms))]
+        longest_first = sorted(set().union(*self._forms.values()), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def values(self, text: str) -> str:

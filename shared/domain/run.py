@@ -119,7 +119,6 @@ class Finish:
     error: str | None = None
     message: str = ""
     result: Result | None = None
-    usage: Mapping[str, Any] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
 
 

@@ -287,7 +287,7 @@ end $$;
 
 -- Ends a run and its task: status, results, files, the assistant's chat message, last events; deletes the run's sealed git
 -- token. False when the fence has moved on and nothing was written. Keys of p_result: commit_hash, git_diff, git_patch,
--- changed_files, execution_metadata, usage, exit_code, agent_session_id; absent ones leave the row as it is.
+-- changed_files, execution_metadata; absent ones leave the row as it is.
 create function public.finish_run(
     p_run_id uuid, p_fence integer, p_status public.run_status, p_error_code text default null, p_error text default null,
     p_result jsonb default '{}', p_files jsonb default '[]', p_message text default '', p_events jsonb default '[]'
@@ -305,9 +305,6 @@ begin
     end if;
     update public.runs set
         status = p_status, phase = 'done', error_code = p_error_code, error = p_error, finished_at = now(),
-        exit_code = coalesce((p_result ->> 'exit_code')::integer, exit_code),
-        agent_session_id = coalesce(p_result ->> 'agent_session_id', agent_session_id),
-        usage = coalesce(p_result -> 'usage', usage),
         seq = seq + 1, lease_until = null
     where id = p_run_id;
     update public.tasks set

@@ -97,7 +97,8 @@ def collected(*files: Row, **changes) -> dict:
 
 
 def cloned(**changes) -> Script:
-    report = {"ok": True, "base_commit": BASE_COMMIT, "branch": "main", "bytes": 1000, "took_s": 1.0}
+    place = {"branch": "main", "work_tree": "/home/agent/repo"}
+    report = {"ok": True, "base_commit": BASE_COMMIT, "bytes": 1000, "took_s": 1.0} | place
     return Script(ends_at=1, output=((1, json_lines(report | changes)),))
 
 

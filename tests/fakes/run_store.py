@@ -195,7 +195,7 @@ class FakeRunStore:
             return False
         ended = {"status": RunStatus(end.status), "phase": Phase.DONE, "finished_at": self._now}
         row |= ended | {"error_code": end.error_code, "error": end.error}
-        row |= {"seq": row["seq"] + 1, "lease_until": None, "usage": written["usage"] or row["usage"]}
+        row |= {"seq": row["seq"] + 1, "lease_until": None}
         task = self.database.tasks[run.task_id]
         task |= {"status": str(end.status), "error": end.error, "completed_at": self._now.isoformat()}
         if result := written["result"]:

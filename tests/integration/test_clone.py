@@ -108,6 +108,7 @@ def test_it_makes_a_pristine_clone_and_one_for_the_agent(run, origin):
         "ok": True,
         "base_commit": git(origin, "rev-parse", "main"),
         "branch": "main",
+        "work_tree": str(run.work),
         "bytes": answer["bytes"],
         "took_s": answer["took_s"],
     }

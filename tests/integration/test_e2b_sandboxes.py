@@ -19,7 +19,7 @@ from shared.domain.secret import Secret
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
-ENVIRONMENT = "test"
+DEPLOYMENT = "test"
 LEASE_S = 300
 PATIENCE_S = 30
 # Two sandboxes a page, so that a handful of them fill several.
@@ -71,7 +71,7 @@ def all_sandboxes():
 
 
 def e2b(**changes):
-    options = {"api_key": Secret(API_KEY), "template": "agents", "environment": ENVIRONMENT, "lease_s": LEASE_S}
+    options = {"api_key": Secret(API_KEY), "template": "agents", "deployment": DEPLOYMENT, "lease_s": LEASE_S}
     return E2BSandboxes(**options | changes)
 
 
@@ -129,7 +129,7 @@ def test_a_sandbox_says_whose_it_is_and_outlives_the_call(sandboxes):
 
     assert info.metadata == {
         "app": "async-code",
-        "environment": ENVIRONMENT,
+        "deployment": DEPLOYMENT,
         "run_id": run.id,
         "task_id": "1",
         "user_id": run.user_id,
@@ -269,8 +269,8 @@ def test_a_job_runs_on_between_two_attachments(sandboxes):
 def test_all_of_this_deployments_sandboxes_are_listed_over_all_pages_and_nobody_elses(sandboxes):
     runs = [new_run() for _ in range(5)]
     ours = {sandboxes.create(run): run.id for run in runs}
-    e2b(environment="production").create(new_run())
-    Sandbox.create("agents", metadata={"app": "somebody-elses", "environment": ENVIRONMENT})
+    e2b(deployment="production").create(new_run())
+    Sandbox.create("agents", metadata={"app": "somebody-elses", "deployment": DEPLOYMENT})
     Sandbox.create("agents")
     Sandbox.pause(next(iter(ours)))
 
@@ -282,7 +282,7 @@ def test_all_of_this_deployments_sandboxes_are_listed_over_all_pages_and_nobody_
 
 def test_another_deployments_sandbox_of_the_same_run_is_not_found(sandboxes):
     run = new_run()
-    e2b(environment="production").create(run)
+    e2b(deployment="production").create(run)
 
     assert sandboxes.find(run.id) is None
 

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.redaction import MIN_SECRET_CHARS, REDACTED, Redactor
+from shared.domain.secret import Secret
+from shared.observability import RECENT_SECRETS, get_logger, register_secret
 
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=MIN_SECRET_CHARS, max_size=40)
 FORMS = [
@@ -66,3 +68,21 @@ def test_data_is_cleaned_in_depth():
     data = {"a": ["the secret value", 1, None, {"b": ("the secret value",)}]}
 
     assert Redactor(["the secret value"]).data(data) == {"a": [REDACTED, 1, None, {"b": [REDACTED]}]}
+
+
+def test_a_limited_redactor_forgets_the_oldest_value_only():
+    redactor = Redactor(limit=2)
+    for secret in ("first-secret", "second-secret", "third-secret", "second-secret"):
+        redactor.add(secret)
+
+    assert redactor.values("first-secret second-secret third-secret") == f"first-secret {REDACTED} {REDACTED}"
+
+
+def test_a_log_line_hides_what_was_registered_for_good_however_many_came_after(capsys):
+    register_secret(Secret("key-of-this-deployment"), lasting=True)
+    for n in range(RECENT_SECRETS + 1):
+        register_secret(Secret(f"token-of-user-{n:03}"))
+
+    get_logger("test-redaction").warning("said", extra={"fact": f"key-of-this-deployment token-of-user-{n:03}"})
+
+    assert f'"fact":"{REDACTED} {REDACTED}"' in capsys.readouterr().out

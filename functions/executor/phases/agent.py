@@ -26,7 +26,7 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
     state = folder.look(JOB, offset=run.output_offset)
     if state.absent:
         state = folder.start(JOB, _job(run, ports))
-    seen = _Seen(run, state, ports)
+    seen = _Seen(run, state)
     seen.drain(folder)
     if seen.reader.result and not seen.state.over:
         seen.look(folder, wait_s=END_WAIT_S)
@@ -45,7 +45,7 @@ def stopped(run: Run, ports: Ports) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, folder.look(JOB, offset=run.output_offset), ports)
+    seen = _Seen(run, folder.look(JOB, offset=run.output_offset))
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -57,10 +57,10 @@ def stopped(run: Run, ports: Ports) -> Outcome:
 class _Seen:
     """What one step has read of the agent's output."""
 
-    def __init__(self, run: Run, state: JobState, ports: Ports) -> None:
+    def __init__(self, run: Run, state: JobState) -> None:
         self._run = run
         self._events: list[Event] = []
-        self.reader = _reader(run, ports.settings)
+        self.reader = ReaderState.from_json(run.reader_state)
         self._take(state)
 
     def drain(self, folder: RunFolder) -> None:
@@ -97,13 +97,6 @@ class _Seen:
             "agent_session_id": self.reader.session_id or self._run.agent_session_id,
         }
         return changes | {"usage": _usage(self.reader)} if self.reader.result else changes
-
-
-def _reader(run: Run, settings: ExecutorSettings) -> ReaderState:
-    if run.reader_state:
-        return ReaderState.from_json(run.reader_state)
-    default = {AgentName.CLAUDE: settings.claude_model, AgentName.CODEX: settings.codex_model}[run.agent]
-    return ReaderState.start(workdir="", model=run.model or default)  # codex does not tell its model
 
 
 def _usage(reader: ReaderState) -> dict[str, Any]:

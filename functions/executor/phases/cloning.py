@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+from functions.executor.agents import ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases.agent import model_access
 from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
@@ -31,9 +33,15 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         raise _failure(cloned, run, ports)
     return Advance(
         phase=Phase.SETUP if run.setup_script else Phase.AGENT,
-        changes={"base_commit": cloned["base_commit"]},
+        changes={"base_commit": cloned["base_commit"], "reader_state": _nothing_read(run, ports, cloned)},
         events=(Event("cloned", {"commit": cloned["base_commit"], "branch": run.branch}),),
     )
+
+
+def _nothing_read(run: Run, ports: Ports, cloned: dict[str, Any]) -> dict[str, Any]:
+    """Where the reading of the agent's output will start: what the agent itself does not tell."""
+    _, _, model = model_access(run.agent, ports.settings)
+    return ReaderState.start(workdir=cloned["work_tree"], model=run.model or model).to_json()
 
 
 def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:

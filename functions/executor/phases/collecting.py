@@ -114,7 +114,6 @@ def _end(run: Run, collected: dict[str, Any]) -> Finish:
         error=run.error,
         message=text,
         result=result,
-        usage=run.usage,
         events=(*warnings, ended),
     )
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,7 +20,8 @@ def sandboxes(lab, monkeypatch):
     url = f"http://127.0.0.1:{lab.stack.ports['e2b']}"
     monkeypatch.setenv("E2B_API_URL", url)
     monkeypatch.setenv("E2B_SANDBOX_URL", url)
-    return E2BSandboxes(api_key=Secret(lab.stack.keys.e2b_api_key), template="x", environment="local", lease_s=60)
+    deployment = f"local@{urlsplit(lab.stack.supabase_url).netloc}"
+    return E2BSandboxes(api_key=Secret(lab.stack.keys.e2b_api_key), template="x", deployment=deployment, lease_s=60)
 
 
 def assert_ended_once(lab, client, task_id):

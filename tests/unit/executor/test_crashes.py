@@ -29,7 +29,7 @@ from tests.fakes.executor import (
 )
 
 SIDES = ("before", "after")
-LAST_EVENTS = {"ended", "error", "cancelled"}
+LAST_EVENTS = {"ended"}
 
 
 class Killed(BaseException):

@@ -131,7 +131,7 @@ def test_a_run_whose_sandbox_is_gone_fails_once_and_says_so(started, phase):
 
     assert (started.task["status"], started.task["error"]) == ("failed", LOST)
     assert started.run_row["error_code"] == "sandbox_lost"
-    assert started.kinds().count("error") == 1
+    assert started.kinds().count("ended") == 1
     assert started.sandboxes.created == ["sbx1"]
 
 
@@ -208,7 +208,7 @@ def test_cancelling_before_the_agent_ends_the_run_and_its_sandbox(started, phase
     assert (started.task["status"], started.task["error"]) == ("cancelled", "The task was cancelled.")
     assert started.run_row["error_code"] == "cancelled"
     assert started.sandboxes.boxes == {}
-    assert started.kinds()[-1] == "cancelled"
+    assert started.kinds()[-1] == "ended"
 
 
 def test_cancelling_the_agent_stops_it_and_keeps_what_it_has_done(world):

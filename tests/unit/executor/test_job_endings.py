@@ -50,7 +50,7 @@ def test_a_clone_that_fails_is_told_in_the_words_of_the_contract(world, error, c
     world.run()
 
     assert ended(world) == ("failed", code, text)
-    assert world.payloads("error") == [{"error_code": code, "text": text}]
+    assert world.payloads("ended") == [{"status": "failed", "error_code": code, "text": text}]
     assert world.sandboxes.created == world.sandboxes.killed == ["sbx1"]
 
 

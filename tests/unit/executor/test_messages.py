@@ -250,7 +250,7 @@ def test_a_dead_letter_ends_its_run_with_a_sentence_and_kills_its_sandbox(entry,
     assert (world.task["status"], world.run_row["error_code"]) == ("failed", "internal")
     assert world.task["error"] == "Something went wrong on our side. Start the task again."
     assert world.sandboxes.boxes == {}
-    assert world.payloads("error") == [{"error_code": "internal", "text": world.task["error"]}]
+    assert world.payloads("ended") == [{"status": "failed", "error_code": "internal", "text": world.task["error"]}]
 
 
 @pytest.mark.parametrize("entry", ["dead_letters"], indirect=True)
