@@ -64,7 +64,7 @@ test: lint ## All of that and the tests that start the embedded stack: what CI r
 lint: $(DEV)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy functions shared local sandbox
+	$(RUN) mypy functions shared local sandbox bench
 	$(VENV)/bin/lint-imports
 
 # ----------------------------------------------------------------------------------------------------------- deploying

@@ -12,10 +12,10 @@ MAX_ID = 2**63 - 1  # of a bigint; PostgreSQL answers a larger number with an er
 # PostgREST caps an answer at 1,000 rows by default, silently; longer lists are read page by page.
 PAGE_ROWS = 1000
 
+# Of a list: nothing that grows with what an agent changed.
 LIST_COLUMNS = (
-    "id,user_id,project_id,status,agent,repo_url,target_branch,pr_branch,container_id,commit_hash,pr_number,pr_url,"
-    "changed_files,error,chat_messages,execution_metadata,created_at,updated_at,started_at,completed_at,"
-    "is_test_data,has_patch"
+    "id,user_id,project_id,status,agent,repo_url,target_branch,commit_hash,pr_branch,pr_number,pr_url,error,"
+    "chat_messages,created_at,updated_at,started_at,completed_at,has_patch"
 )
 
 
@@ -61,7 +61,7 @@ class SupabaseTaskStore:
         return _found(self._row(task_id, ",".join(columns), owner_id))
 
     def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
-        """All tasks, newest first, without diffs and patches."""
+        """All tasks, newest first, without what their agents changed."""
         rows: list[Row] = []
         if project_id is not None and abs(project_id) > MAX_ID:
             return rows

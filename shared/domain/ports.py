@@ -61,7 +61,7 @@ class TaskStore(Protocol):
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row: ...
 
     def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
-        """All tasks, newest first, without diffs and patches."""
+        """All tasks, newest first, without what their agents changed."""
         ...
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from shared.adapters.task_store import LIST_COLUMNS
 from shared.domain.errors import NotFound, TooMany
 from shared.domain.ports import LiveLog, NewTask, Row, StartedRun
 from shared.domain.task import ENDED
@@ -107,8 +108,8 @@ class FakeTaskStore:
     def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
         rows = [t for t in self.database.tasks.values() if t["user_id"] == self.user_id == owner_id]
         wanted = [t for t in rows if project_id is None or t["project_id"] == project_id]
-        heavy = {"git_diff", "git_patch"}
-        return [{k: v for k, v in t.items() if k not in heavy} for t in sorted(wanted, key=lambda t: -t["id"])]
+        columns = LIST_COLUMNS.split(",")
+        return [{column: t[column] for column in columns} for t in sorted(wanted, key=lambda t: -t["id"])]
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
         task = self.get(task_id, owner_id=owner_id)

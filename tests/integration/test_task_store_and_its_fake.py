@@ -185,8 +185,9 @@ def test_a_row_has_the_same_columns_everywhere(world, user):
 
     row, [listed] = store.get(task_id, owner_id=user), store.list_all(owner_id=user, project_id=None)
 
-    assert row.keys() == {*LIST_COLUMNS.split(","), "git_diff", "git_patch"}
-    assert listed == {key: value for key, value in row.items() if key not in {"git_diff", "git_patch"}}
+    heavy = {"git_diff", "git_patch", "changed_files", "execution_metadata"}
+    assert row.keys() == {*LIST_COLUMNS.split(","), *heavy, "container_id", "is_test_data"}
+    assert listed == {key: row[key] for key in LIST_COLUMNS.split(",")}
     assert listed["has_patch"] is True
     assert store.get_columns(task_id, ["id", "git_diff"], owner_id=user) == {"id": task_id, "git_diff": "d"}
 

@@ -28,7 +28,7 @@ LIMITS = {
 }
 # The frontend's side-by-side viewer: sentinels for a side that does not exist, and how much it is given in all.
 NO_BEFORE, NO_AFTER = "FILE_NOT_EXISTS", "FILE_DELETED"
-VIEWER_BYTES = 500_000
+VIEWER_BYTES = 200_000  # the dashboard reads it with every row
 NOTHING_CHANGED = "No files were changed."
 
 

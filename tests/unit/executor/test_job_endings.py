@@ -475,7 +475,7 @@ def test_the_viewer_gets_no_binaries_no_cut_files_and_no_submodules(world):
 
 
 def test_the_viewer_gets_as_much_as_fits_its_budget_and_the_rows_get_all(world):
-    big = [changed_file(f"{n}.txt", after="x" * 200_000) for n in range(4)]
+    big = [changed_file(f"{n}.txt", after="x" * 80_000) for n in range(4)]
 
     shown = viewer(world, *big, changed_file("small.txt", after="s"))
 

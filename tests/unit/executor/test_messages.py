@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 from aws_lambda_powertools.utilities.batch.exceptions import BatchProcessingError
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from functions.executor import dead_letters, handler
 from functions.executor.step import on_message
@@ -245,7 +244,7 @@ def test_a_dead_letter_ends_its_run_with_a_sentence_and_kills_its_sandbox(entry,
     message = world.start()
     world.until(Phase.AGENT)
 
-    entry.on_record(SQSRecord(sqs_event(message.body())["Records"][0]))
+    entry.handler(sqs_event(message.body()), Context())
 
     assert (world.task["status"], world.run_row["error_code"]) == ("failed", "internal")
     assert world.task["error"] == "Something went wrong on our side. Start the task again."
