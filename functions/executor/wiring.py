@@ -5,6 +5,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.config import Config
 
 from functions.executor.ports import Ports
 from functions.executor.sandbox import E2BSandboxes
@@ -17,6 +18,9 @@ from shared.config import ExecutorSettings
 from shared.domain.errors import Misconfigured
 from shared.domain.ports import SecretBox
 from shared.observability import register_secret
+
+# A step has 120 s in all; the library's own limits would spend them on one call that nobody answers.
+AWS_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 
 
 @cache
@@ -32,7 +36,7 @@ def ports() -> Ports:
             lease_s=settings.step_lease_s,
             run_timeout_s=settings.run_timeout_s,
         ),
-        queue=SqsRunQueue(boto3.client("sqs"), settings.task_queue_url),
+        queue=SqsRunQueue(boto3.client("sqs", config=AWS_CONFIG), settings.task_queue_url),
         sandboxes=E2BSandboxes(
             api_key=settings.e2b_api_key,
             template=settings.e2b_template,
@@ -48,7 +52,7 @@ def ports() -> Ports:
 
 def _secret_box(settings: ExecutorSettings) -> SecretBox:
     if settings.secrets_kms_key_id:
-        return KmsBox(boto3.client("kms"), settings.secrets_kms_key_id)
+        return KmsBox(boto3.client("kms", config=AWS_CONFIG), settings.secrets_kms_key_id)
     if settings.secrets_master_keys:
         return LocalBox.from_ring(settings.secrets_master_keys)
     raise Misconfigured("Set SECRETS_KMS_KEY_ID.")
