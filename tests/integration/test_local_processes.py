@@ -252,10 +252,19 @@ def test_sigterm_to_a_guard_ends_its_program(group, tmp_path):
 
 
 @linux_only
+def as_in_a_terminal():
+    """A shell starts its background jobs with Ctrl-C ignored, and whoever runs these tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_parent_ended_by_a_signal_leaves_no_process(tmp_path, number):
     driver = subprocess.Popen(
-        python(DRIVER, tmp_path), cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+        python(DRIVER, tmp_path),
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=as_in_a_terminal,
     )
     wait_for((tmp_path / "started").exists)
     family = psutil.Process(driver.pid).children(recursive=True)

@@ -15,6 +15,11 @@ from tests.integration.runs.conftest import git
 PATIENCE_S = 120
 
 
+def as_in_a_terminal():
+    """A shell starts its background jobs with Ctrl-C ignored, and whoever runs these tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def demo(tmp_path):
     """Starts a demo with its own data folder; ends whatever is left of it."""
@@ -30,6 +35,7 @@ def demo(tmp_path):
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
+            preexec_fn=as_in_a_terminal,
         )
         started.append(process)
         return process
