@@ -216,6 +216,7 @@ class Stack:
             "local.e2b",
             ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
+            ready_text="sandboxes are isolated by",
         )
         if NOT_ISOLATED in (self.logs / "e2b.log").read_text():
             self._progress(

@@ -16,7 +16,9 @@ def test_a_whole_run_in_plain_processes(tmp_path, agent):
         isolation="process",
         preferred_ports={},
     )
-    with Stack(options) as stack:
+    told = []
+    with Stack(options, told.append) as stack:
+        assert any("Install bubblewrap" in text for text in told)
         lab = Lab(stack, tmp_path)
         path, url = lab.repository()
 
