@@ -112,6 +112,7 @@ class TestEnvironments:
         assert 1 <= len(set(pids)) <= 2
 
     def test_closing_ends_an_invocation_under_way(self):
+        others = set(psutil.Process().children())  # servers of other tests of this process
         environments = Environments(function("http"), most=1)
         outcomes = []
 
@@ -128,7 +129,7 @@ class TestEnvironments:
         thread.join(10)
 
         assert len(outcomes) == 1
-        assert psutil.Process().children() == []
+        assert set(psutil.Process().children()) <= others
 
     def test_a_handler_that_cannot_be_imported_is_named(self, capfd):
         broken = Function(handler="tests.fixtures.broken_handler:handler", name="broken", timeout_s=5)
