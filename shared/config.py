@@ -19,12 +19,15 @@ PRODUCTION = "production"
 TOKEN_EXCHANGES = ("strict", "session-bound", "compat")
 MIN_JWT_SECRET_BYTES = 32  # RFC 7518 §3.2: a key of at least the hash's size
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
-_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]+)?")
+_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]+)?(/.*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """For functions/api. It holds no service key: it acts as the user who calls it."""
+    """For functions/api. It holds no service key: it acts as the user who calls it.
+
+    Only where test users are enabled, which production never does, is there one, to make and remove them.
+    """
 
     environment: str
     supabase_url: str
@@ -35,11 +38,16 @@ class ApiSettings:
     refresh_token_days: int
     token_exchange: str
     supabase_jwks: str | None  # the JWKS document itself; None: fetched from the project
+    supabase_jwt_issuer: str
     task_queue_url: str
     secrets_kms_key_id: str | None
     secrets_master_keys: Secret | None
     repo_origins: frozenset[str]
-    cors_origins: frozenset[str]
+    github_api_url: str
+    test_users_enabled: bool
+    test_users_secret: Secret | None  # what their routes then want to see, too
+    supabase_secret_key: Secret | None
+    cors_origins: tuple[str, ...]
     cors_origin_pattern: str | None
     prompt_max_chars: int
 
@@ -48,9 +56,11 @@ class ApiSettings:
         """Raises Misconfigured with a sentence that names every variable in need of attention."""
         read = _Reader(os.environ if env is None else env)
         environment = read.text("ENVIRONMENT", PRODUCTION)
+        supabase_url = read.url("SUPABASE_URL")
+        test_users = read.flag("ENABLE_TEST_USERS") and environment != PRODUCTION
         settings = cls(
             environment=environment,
-            supabase_url=read.url("SUPABASE_URL"),
+            supabase_url=supabase_url,
             supabase_publishable_key=read.secret("SUPABASE_PUBLISHABLE_KEY"),
             jwt_secret=read.secret("JWT_SECRET", min_bytes=MIN_JWT_SECRET_BYTES),
             jwt_algorithm=read.one_of("JWT_ALGORITHM", ("HS256", "HS384", "HS512")),
@@ -58,16 +68,23 @@ class ApiSettings:
             refresh_token_days=read.number("JWT_REFRESH_TOKEN_EXPIRE_DAYS", 7),
             token_exchange=read.one_of("TOKEN_EXCHANGE", TOKEN_EXCHANGES),
             supabase_jwks=read.optional("SUPABASE_JWKS"),
+            supabase_jwt_issuer=read.text("SUPABASE_JWT_ISSUER", f"{supabase_url}/auth/v1"),
             task_queue_url=read.url("TASK_QUEUE_URL"),
             secrets_kms_key_id=read.optional("SECRETS_KMS_KEY_ID"),
             secrets_master_keys=read.optional_secret("SECRETS_MASTER_KEYS"),
-            repo_origins=read.origins("REPO_ORIGINS", "https://github.com"),
+            repo_origins=frozenset(read.origins("REPO_ORIGINS", "https://github.com")),
+            github_api_url=read.url("GITHUB_API_URL", "https://api.github.com"),
+            test_users_enabled=test_users,
+            test_users_secret=read.optional_secret("TEST_USERS_SECRET"),
+            supabase_secret_key=read.secret_where("SUPABASE_SECRET_KEY", needed=test_users),
             cors_origins=read.origins("CORS_ORIGINS", "http://localhost:3000,http://localhost:3001"),
             cors_origin_pattern=read.pattern("CORS_ORIGIN_PATTERN"),
             prompt_max_chars=read.number("PROMPT_MAX_CHARS", 50_000, most=100_000),  # the database's own bound
         )
         read.check_secret_box(environment)
         read.check_origins(environment, settings.repo_origins)
+        if settings.github_api_url.startswith("http://") and not _on_this_machine(settings.github_api_url, environment):
+            read.problem("GITHUB_API_URL may be http:// only on this machine itself, and never in production")
         if environment == PRODUCTION and settings.token_exchange == "compat":
             read.problem("TOKEN_EXCHANGE=compat hands anybody's token to anybody: not with ENVIRONMENT=production")
         read.finish()
@@ -116,7 +133,7 @@ class ExecutorSettings:
             task_queue_url=read.url("TASK_QUEUE_URL"),
             secrets_kms_key_id=read.optional("SECRETS_KMS_KEY_ID"),
             secrets_master_keys=read.optional_secret("SECRETS_MASTER_KEYS"),
-            repo_origins=read.origins("REPO_ORIGINS", "https://github.com"),
+            repo_origins=frozenset(read.origins("REPO_ORIGINS", "https://github.com")),
             e2b_api_key=read.secret("E2B_API_KEY"),
             e2b_template=read.text("E2B_TEMPLATE", "async-code-agents"),
             sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=60),
@@ -140,6 +157,11 @@ class ExecutorSettings:
         read.check_origins(environment, settings.repo_origins)
         read.finish()
         return settings
+
+
+def _on_this_machine(address: str, environment: str) -> bool:
+    """Whether tokens may travel to it unencrypted."""
+    return environment != PRODUCTION and _LOOPBACK.fullmatch(address) is not None
 
 
 class _Reader:
@@ -172,8 +194,13 @@ class _Reader:
             self.problem(f"{name} must have at least {min_bytes} bytes")
         return Secret(value)
 
-    def url(self, name: str) -> str:
-        value = self.required(name).rstrip("/")
+    def secret_where(self, name: str, *, needed: bool) -> Secret | None:
+        """Where it is not needed it is not taken, even if it is there."""
+        given = self.optional_secret(name)
+        return (given or self.secret(name)) if needed else None
+
+    def url(self, name: str, default: str | None = None) -> str:
+        value = (self.text(name, default) if default else self.required(name)).rstrip("/")
         if value and not value.startswith(("https://", "http://")):
             self.problem(f"{name} must be an http(s) URL")
         return value
@@ -183,6 +210,9 @@ class _Reader:
         if value not in choices:
             self.problem(f"{name} must be one of {', '.join(choices)}")
         return value
+
+    def flag(self, name: str) -> bool:
+        return self.one_of(name, ("false", "true")) == "true"
 
     def number(self, name: str, default: int, *, least: int = 1, most: int = 1_000_000) -> int:
         return self._parsed(name, default, int, f"a whole number from {least} to {most}", lambda n: least <= n <= most)
@@ -199,17 +229,15 @@ class _Reader:
             return None
         return value
 
-    def origins(self, name: str, default: str) -> frozenset[str]:
-        values = frozenset(
-            origin.strip().rstrip("/") for origin in self.text(name, default).split(",") if origin.strip()
-        )
+    def origins(self, name: str, default: str) -> tuple[str, ...]:
+        values = tuple(origin.strip().rstrip("/") for origin in self.text(name, default).split(",") if origin.strip())
         if not all(_ORIGIN.fullmatch(value) for value in values):
             self.problem(f"{name} must be origins such as https://github.com, separated by commas")
         return values
 
     def check_origins(self, environment: str, origins: frozenset[str]) -> None:
         plain = {origin for origin in origins if origin.startswith("http://")}
-        if plain and (environment == PRODUCTION or not all(_LOOPBACK.fullmatch(origin) for origin in plain)):
+        if not all(_on_this_machine(origin, environment) for origin in plain):
             self.problem("REPO_ORIGINS may name http:// only for this machine itself, and never in production")
 
     def check_secret_box(self, environment: str) -> None:

@@ -24,7 +24,7 @@ _SECRET_KEYS = frozenset(
     }
 )
 
-RECENT_SECRETS = 50  # a warm environment sees one user's token after the other, and logs of the present one only
+RECENT_SECRETS = 150  # of one run: a warm environment sees one user after the other, and logs of the present one only
 
 _lasting = Redactor()
 _recent = Redactor(limit=RECENT_SECRETS)
@@ -40,7 +40,8 @@ class _RedactingFormatter(LambdaPowertoolsFormatter):
     """Masks by key, by registered value and by shape, in the message, the fields and the stack trace alike."""
 
     def serialize(self, log: dict[str, Any]) -> str:  # type: ignore[override]  # the base class names a TypedDict
-        return super().serialize(_masked(log))
+        # Nobody's value may blank out how bad a line is: users name some of the values themselves.
+        return super().serialize(_masked(log) | {"level": log.get("level")})
 
 
 def _masked(value: Any) -> Any:

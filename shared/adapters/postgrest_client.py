@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -28,7 +29,9 @@ from shared.domain.secret import Secret
 def _http() -> httpx.Client:
     # HTTP/1.1, because a thawed Lambda finds its HTTP/2 connection dead and the library does not notice.
     # Idle connections are dropped after 5 s for the same reason; connecting (not sending) is tried three times.
+    # It keeps no cookies: those of one user's answer would travel with the next user's request.
     return httpx.Client(
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(10, connect=3),
         limits=httpx.Limits(max_connections=10, keepalive_expiry=5),
         transport=httpx.HTTPTransport(retries=2),
@@ -54,21 +57,35 @@ def postgrest_client(
     )
 
 
-# What a caller can act on: our functions' own SQLSTATEs, then what PostgREST and PostgreSQL say most.
+# What a caller can act on: our functions' own SQLSTATEs, then what PostgREST and PostgreSQL say most; two letters are a
+# whole class.
 _KINDS: dict[str, tuple[type[AppError], str]] = {
     "PT400": (InvalidInput, "The request cannot be accepted."),
     "PT401": (NotAuthenticated, "Sign in first."),
     "PT404": (NotFound, "Not found."),
     "PT409": (Conflict, "It changed in the meantime."),
-    "PT429": (TooMany, "Too many tasks are active. Wait for one to end, then try again."),
+    "PT429": (TooMany, "A limit is reached. Try again later."),
     "PGRST116": (NotFound, "Not found."),
     "PGRST301": (NotAuthenticated, "The session has expired. Sign in again."),
     "PGRST303": (NotAuthenticated, "The session has expired. Sign in again."),
+    "22": (InvalidInput, "The database refused the data."),  # bad data
+    "22P05": (InvalidInput, "Text must not contain the character NUL."),
+    "23": (InvalidInput, "The database refused the data."),  # a violated constraint
     "23505": (Conflict, "It exists already."),
     "42501": (Forbidden, "That is not allowed."),
     # the API role's own key or a missing function: nothing a user can mend
     "PGRST202": (Misconfigured, "The database lacks a function. Apply the migrations."),
     "PGRST205": (Misconfigured, "The database lacks a table. Apply the migrations."),
+}
+_UNKNOWN = (Unavailable, "The database does not answer properly now. Try again.")
+
+# The messages by which our functions tell the cases of a SQLSTATE apart. Each becomes the error's `code`; its details,
+# a JSON object, are shown.
+_CASES = {
+    "chat_full": "The chat of this task is full. Go on in another task.",
+    "idempotency_key_reused": "Something else was asked under this Idempotency-Key. Take another key.",
+    "too_many_active_runs": "Too many tasks are active. Wait for one to end, then try again.",
+    "too_many_starts": "Too many tasks were started within an hour. Try again later.",
 }
 
 
@@ -81,17 +98,21 @@ def speaking_our_errors(messages: Mapping[str, str] | None = None) -> Iterator[N
     try:
         yield
     except APIError as error:
-        code = str(error.code or "")
-        if code in _KINDS:
-            kind, sentence = _KINDS[code]
-            raise kind((messages or {}).get(code, sentence), database_code=code, reason=error.message) from error
-        if code[:2] in {"22", "23"}:  # bad data, violated constraint
-            raise InvalidInput("The database refused the data.", database_code=code, reason=error.message) from error
-        raise Unavailable(
-            "The database does not answer properly now. Try again.", database_code=code, reason=error.message
-        ) from error
+        raise _our_error(error, messages or {}) from error
     except (httpx.HTTPError, json.JSONDecodeError) as error:
         raise Unavailable("The database does not answer now. Try again.", reason=type(error).__name__) from error
+
+
+def _our_error(error: APIError, messages: Mapping[str, str]) -> AppError:
+    sqlstate, case = str(error.code or ""), str(error.message)
+    kind, sentence = _KINDS.get(sqlstate) or _KINDS.get(sqlstate[:2]) or _UNKNOWN
+    context: dict[str, Any] = {"database_code": sqlstate, "reason": case}
+    if case not in _CASES:
+        return kind(messages.get(sqlstate, sentence), **context)
+    facts = json.loads(error.details or "{}")
+    if "retry_after_s" in facts:
+        context["retry_after_s"] = facts.pop("retry_after_s")
+    return kind(_CASES[case], code=case, shown=facts, **context)
 
 
 def call(client: SyncPostgrestClient, function: str, arguments: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Runs, for the executor. The only module that spells the names of the run functions and their columns."""
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
@@ -113,6 +114,21 @@ class SupabaseRunStore:
         with speaking_our_errors():
             rows: list[Any] = query.eq("id", run.git_credential_id).eq("user_id", run.user_id).execute().data
         return Sealed(**rows[0]) if rows else None
+
+    def preferences(self, run: Run) -> object:
+        """What the run's user wants agents to be given, as it stands in the row, unchecked; {} for nothing.
+
+        It is fetched as text: the user may have written what no JSON reader takes (thousands of brackets or digits),
+        and what cannot be read should look unsound to whoever checks it, not fail here. Then it is that text.
+        """
+        query = self._client.table("users").select("preferences::text").eq("id", run.user_id)
+        with speaking_our_errors():
+            rows: list[Any] = query.execute().data
+        text = rows[0]["preferences"] if rows else None
+        try:
+            return json.loads(text or "{}")
+        except (ValueError, RecursionError):
+            return text
 
     def expire_credentials(self) -> int:
         """Delete sealed secrets that have expired or whose run has ended. How many."""

@@ -6,17 +6,9 @@ from postgrest import SyncPostgrestClient, SyncSelectRequestBuilder
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
 from shared.domain.errors import NotFound
-from shared.domain.ports import LiveLog, NewTask, Row, StartedRun
+from shared.domain.ports import LiveLog, NewTask, Row, StartedRun, TaskFilter, TaskPage
 
 MAX_ID = 2**63 - 1  # of a bigint; PostgreSQL answers a larger number with an error
-# PostgREST caps an answer at 1,000 rows by default, silently; longer lists are read page by page.
-PAGE_ROWS = 1000
-
-# Of a list: nothing that grows with what an agent changed.
-LIST_COLUMNS = (
-    "id,user_id,project_id,status,agent,repo_url,target_branch,commit_hash,pr_branch,pr_number,pr_url,error,"
-    "chat_messages,created_at,updated_at,started_at,completed_at,has_patch"
-)
 
 
 class SupabaseTaskStore:
@@ -26,7 +18,9 @@ class SupabaseTaskStore:
         self._client = client
 
     def create(self, task: NewTask) -> StartedRun:
-        """Raises NotFound for a foreign project, TooMany beyond the user's limit, Unavailable."""
+        """Raises NotFound for a foreign project, Conflict (code `idempotency_key_reused`) for a key under which
+        something else was asked, TooMany (`too_many_active_runs`, `too_many_starts`) beyond a limit, Unavailable.
+        """
         with speaking_our_errors({"PT404": "Project not found"}):
             made = call(
                 self._client,
@@ -48,6 +42,7 @@ class SupabaseTaskStore:
                     },
                     "p_idempotency_key": task.idempotency_key,
                     "p_trace_id": task.trace_id,
+                    "p_request_hash": task.request_hash,
                 },
             )
         return StartedRun(task_id=made["task_id"], run_id=made["run_id"], seq=made["seq"], created=made["created"])
@@ -60,22 +55,31 @@ class SupabaseTaskStore:
         """Some columns of the row. Raises NotFound, also when it is somebody else's."""
         return _found(self._row(task_id, ",".join(columns), owner_id))
 
-    def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
-        """All tasks, newest first, without what their agents changed."""
-        rows: list[Row] = []
-        if project_id is not None and abs(project_id) > MAX_ID:
-            return rows
-        while True:
-            page = self._client.table("tasks").select(LIST_COLUMNS).eq("user_id", owner_id)
-            if project_id is not None:
-                page = page.eq("project_id", project_id)
-            if rows:
-                page = page.lt("id", rows[-1]["id"])
-            with speaking_our_errors():
-                found = page.order("id", desc=True).limit(PAGE_ROWS).execute().data
-            rows += found  # type: ignore[arg-type]  # the library types rows as any JSON value
-            if len(found) < PAGE_ROWS:
-                return rows
+    def page(self, wanted: TaskFilter, *, limit: int, after: Row | None, owner_id: str) -> TaskPage:
+        """Up to `limit` tasks (at most 1,000) that come after the row `after`, whose created_at and id count.
+
+        Fewer, but at least one, where their rows would have more than 6 MB.
+        """
+        if abs(wanted.project_id or 0) > MAX_ID:
+            return TaskPage([], total=0, more=False)
+        arguments = {
+            "p_limit": limit,
+            "p_after_at": after and after["created_at"],
+            "p_after_id": after and after["id"],
+            "p_status": wanted.status,
+            "p_project_id": wanted.project_id,
+            "p_search": wanted.search,
+        }
+        with speaking_our_errors():
+            found = call(self._client, "list_tasks", arguments)
+        own = [row for row in found["tasks"] if row["user_id"] == owner_id]  # the function has asked whose token it is
+        return TaskPage(own, total=found["total"], more=found["more"])
+
+    def append_chat_message(self, task_id: int, role: str, content: str) -> None:
+        """Two at once both stay. Raises NotFound, also when it is somebody else's, and Conflict (code `chat_full`)."""
+        arguments = {"p_task_id": _existing(task_id), "p_role": role, "p_content": content}
+        with speaking_our_errors({"PT404": "Task not found"}):
+            call(self._client, "append_chat_message", arguments)
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
         """Entries of the live log with `seq` above `after`; one query, so that the status fits the entries.
@@ -88,9 +92,13 @@ class SupabaseTaskStore:
         return LiveLog(row["status"], row["task_events"])
 
     def _row(self, task_id: int, columns: str, owner_id: str) -> SyncSelectRequestBuilder:
-        if task_id > MAX_ID:
-            raise NotFound("Task not found")
-        return self._client.table("tasks").select(columns).eq("id", task_id).eq("user_id", owner_id)
+        return self._client.table("tasks").select(columns).eq("id", _existing(task_id)).eq("user_id", owner_id)
+
+
+def _existing(task_id: int) -> int:
+    if task_id > MAX_ID:
+        raise NotFound("Task not found")
+    return task_id
 
 
 def _found(query: SyncSelectRequestBuilder) -> Row:
@@ -99,20 +107,3 @@ def _found(query: SyncSelectRequestBuilder) -> Row:
     if not rows:
         raise NotFound("Task not found")
     return rows[0]  # type: ignore[return-value]  # the library types rows as any JSON value
-
-
-class SupabaseUserDirectory:
-    """Whether a user exists and is signed in, asked with that user's own token."""
-
-    def __init__(self, client: SyncPostgrestClient) -> None:
-        self._client = client
-
-    def exists(self, user_id: str) -> bool:
-        """Raises Unavailable: a database that is down must not look like a missing user."""
-        with speaking_our_errors():
-            return bool(self._client.table("users").select("id").eq("id", user_id).execute().data)
-
-    def has_live_session(self, user_agent: str) -> bool:
-        """Whether a Supabase session of this user agent was refreshed within the last 70 minutes."""
-        with speaking_our_errors():
-            return call(self._client, "has_live_session", {"p_user_agent": user_agent}) is True

@@ -1,16 +1,24 @@
 """Expected failures. Each has a sentence that is safe to show and a stable code that a program can act on."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
 class AppError(Exception):
-    """An expected failure. `str(error)` is safe to show; `context` is for logs only."""
+    """An expected failure. `str(error)` is safe to show, and so is `shown`; `context` is for logs only.
 
-    code: ClassVar[str] = "internal"
+    `code` makes the kind's own code more precise; `shown` are further facts for whoever asked, such as a limit.
+    """
+
+    code: str = "internal"
     retryable: ClassVar[bool] = False  # could the same request succeed later, untouched?
 
-    def __init__(self, message: str, **context: object) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, shown: Mapping[str, object] | None = None, **context: object
+    ) -> None:
         super().__init__(message)
+        self.code = code or type(self).code
+        self.shown = dict(shown or {})
         self.context = context
 
     def for_log(self) -> dict[str, object]:
@@ -48,10 +56,22 @@ class Conflict(AppError):
 
 
 class TooMany(AppError):
-    """A limit is reached; the same request may be accepted later."""
+    """A limit is reached; the same request may be accepted after `retry_after_s` seconds."""
 
     code = "too_many"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 30,
+        code: str | None = None,
+        shown: Mapping[str, object] | None = None,
+        **context: object,
+    ) -> None:
+        super().__init__(message, code=code, shown=shown, **context)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(AppError):
@@ -85,5 +105,6 @@ class RunFailed(AppError):
     code = "run_failed"
 
     def __init__(self, message: str, *, error_code: str, **context: object) -> None:
-        super().__init__(message, **context)
+        super().__init__(message)
+        self.context = context
         self.error_code = error_code

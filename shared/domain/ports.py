@@ -1,13 +1,15 @@
 """What the functions need from the outside world. Adapters provide it; tests bring fakes that pass the same suites."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 from shared.domain.messages import RunMessage
 from shared.domain.run import Advance, AgentName, Finish, Run
 from shared.domain.secret import Sealed, SealedFor, Secret
+from shared.domain.task import TaskStatus
 
 Row = dict[str, Any]
 
@@ -26,6 +28,7 @@ class NewTask:
     credential_hint: str | None
     idempotency_key: str | None
     trace_id: str | None
+    request_hash: str | None = None  # tells a repeated request under the same key from another one
     model: str | None = None
 
 
@@ -47,11 +50,34 @@ class LiveLog:
     events: list[Row]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a list shows: those that pass everything that is not None. `search` is looked for in prompts."""
+
+    status: TaskStatus | None = None
+    project_id: int | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """Tasks, newest first, with every key of a row, but without what agents produced.
+
+    `more` of those that match come after them; `total` counts all that match.
+    """
+
+    rows: list[Row]
+    total: int
+    more: bool
+
+
 class TaskStore(Protocol):
     """The database as one signed-in user sees it. Rows have the keys of the wire contract."""
 
     def create(self, task: NewTask) -> StartedRun:
-        """Raises NotFound for a foreign project, TooMany beyond the user's limit, Unavailable."""
+        """Raises NotFound for a foreign project, Conflict for a key under which something else was asked, TooMany
+        beyond a limit of the user's, Unavailable.
+        """
         ...
 
     def get(self, task_id: int, *, owner_id: str) -> Row:
@@ -60,12 +86,43 @@ class TaskStore(Protocol):
 
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row: ...
 
-    def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
-        """All tasks, newest first, without what their agents changed."""
+    def page(self, wanted: TaskFilter, *, limit: int, after: Row | None, owner_id: str) -> TaskPage:
+        """Up to `limit` tasks (at most 1,000) that come after the row `after`, whose created_at and id count.
+
+        Fewer, but at least one, where their rows would have more than 6 MB.
+        """
+        ...
+
+    def append_chat_message(self, task_id: int, role: str, content: str) -> None:
+        """Two at once both stay. Raises NotFound, also when it is somebody else's, and Conflict (code `chat_full`)."""
         ...
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
         """Up to `limit` entries with `seq` above `after`. Raises NotFound, also when it is somebody else's."""
+        ...
+
+
+class ProjectStore(Protocol):
+    """A signed-in user's own projects. Rows also have task_count, completed_tasks and active_tasks."""
+
+    def list_all(self, *, owner_id: str) -> list[Row]:
+        """Newest first."""
+        ...
+
+    def get(self, project_id: int, *, owner_id: str) -> Row:
+        """Raises NotFound, also when it is somebody else's."""
+        ...
+
+    def create(self, columns: Row, *, owner_id: str) -> Row:
+        """Raises Conflict when there is a project of this repository already."""
+        ...
+
+    def update(self, project_id: int, changes: Row, *, owner_id: str) -> Row:
+        """Raises NotFound, Conflict."""
+        ...
+
+    def delete(self, project_id: int, *, owner_id: str) -> None:
+        """Its tasks go with it. Raises NotFound."""
         ...
 
 
@@ -75,6 +132,72 @@ class UserDirectory(Protocol):
     def exists(self, user_id: str) -> bool: ...
 
     def has_live_session(self, user_agent: str) -> bool: ...
+
+
+class ProfileStore(Protocol):
+    """A signed-in user's own row of `users`, without what no user may read."""
+
+    def get(self, *, owner_id: str) -> Row:
+        """Raises NotFound."""
+        ...
+
+    def update(self, changes: Row, *, owner_id: str) -> Row:
+        """Change full_name, avatar_url, github_username, preferences. Of the preferences, each named section replaces
+        the stored one, and None removes it. Raises NotFound.
+        """
+        ...
+
+
+class ApiKeyStore(Protocol):
+    """A signed-in user's own keys for programs. Only their hashes are known."""
+
+    def create(self, *, name: str, key_hash: str, hint: str, expires_at: datetime | None) -> Row:
+        """Keys: id, name, hint, created_at, expires_at, last_used_at. Raises Conflict beyond 50 keys."""
+        ...
+
+    def list_all(self, *, owner_id: str) -> list[Row]:
+        """Newest first."""
+        ...
+
+    def revoke(self, key_id: str, *, owner_id: str) -> None:
+        """Raises NotFound."""
+        ...
+
+
+class ApiKeyDirectory(Protocol):
+    """Asked by nobody in particular."""
+
+    def user_of(self, key_hash: str) -> str | None:
+        """Whose valid key has this SHA-256 in hexadecimal digits."""
+        ...
+
+
+class AuthAdmin(Protocol):
+    """The sign-in service's own administration. It knows every user: ask first who somebody is."""
+
+    def create_user(self, email: str, *, app_metadata: Mapping[str, Any], user_metadata: Mapping[str, Any]) -> Row:
+        """Keys: id, metadata. Raises Conflict when the address is taken, InvalidInput when it is none."""
+        ...
+
+    def delete_user(self, user_id: str) -> None:
+        """All that belongs to the user goes, too. Raises NotFound."""
+        ...
+
+
+class TestUserDirectory(Protocol):
+    """Test users, as the operator sees them: whole rows of `users` but for the git token. Nobody else is in it."""
+
+    def list_all(self) -> list[Row]:
+        """Newest first."""
+        ...
+
+    def get(self, user_id: str) -> Row:
+        """Raises NotFound, also for a user who is no test user."""
+        ...
+
+    def expired(self, now: datetime, *, limit: int) -> list[str]:
+        """The ids of those whose time was over at `now`, longest ago first."""
+        ...
 
 
 class ClaimOutcome(StrEnum):
@@ -125,6 +248,10 @@ class RunStore(Protocol):
         ...
 
     def git_credential(self, run: Run) -> Sealed | None: ...
+
+    def preferences(self, run: Run) -> object:
+        """What the run's user wants agents to be given, unchecked; {} for nothing. See shared/domain/preferences.py."""
+        ...
 
     def expire_credentials(self) -> int: ...
 

@@ -7,13 +7,15 @@ from urllib.parse import quote
 
 REDACTED = "[REDACTED]"
 
-# The published prefixes of GitHub, Anthropic, OpenAI, E2B and Supabase keys, JWTs, and credentials in URLs.
+# The published prefixes of GitHub, Anthropic, OpenAI, E2B and Supabase keys, our own keys for programs
+# (shared/domain/api_key.py), JWTs, and credentials in URLs.
 _SHAPES = re.compile(
     r"gh[pousr]_[A-Za-z0-9]{16,}"
     r"|github_pat_[A-Za-z0-9_]{20,}"
     r"|sk-[A-Za-z0-9_-]{16,}"
     r"|e2b_[A-Za-z0-9]{16,}"
     r"|sb_secret_[A-Za-z0-9_-]{8,}"
+    r"|ac_[A-Za-z0-9_-]{43}"
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
     r"|(?<=://)[^/\s:@]{1,256}:[^/\s@]{1,1024}(?=@)"
     r"|(?i:(?<=bearer )|(?<=basic ))[A-Za-z0-9._~+/=-]{16,}"
@@ -30,7 +32,7 @@ class Redactor:
         """`limit`: how many values it remembers; a new one then makes it forget the oldest."""
         self._forms: dict[str, set[str]] = {}
         self._limit = limit
-        self._pattern: re.Pattern[str] | None = None
+        self._longest_first: list[str] = []
         for secret in secrets:
             self.add(secret)
 
@@ -43,12 +45,14 @@ class Redactor:
         self._forms[secret] = {secret, quote(secret, safe="")} | encoded | {form.rstrip("=") for form in encoded}
         if self._limit is not None and len(self._forms) > self._limit:
             del self._forms[next(iter(self._forms))]
-        longest_first = sorted(set().union(*self._forms.values()), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self._longest_first = sorted(set().union(*self._forms.values()), key=len, reverse=True)
 
     def values(self, text: str) -> str:
         """`text` without the registered values: for diffs, where a token-like test string must stay as it is."""
-        return self._pattern.sub(REDACTED, text) if self._pattern else text
+        # One by one: a regular expression of fifty tokens takes 0.2 s to compile, at every new token.
+        for form in self._longest_first:
+            text = text.replace(form, REDACTED)
+        return text
 
     def text(self, text: str) -> str:
         """`text` without the registered values and without anything shaped like a token: for logs and events."""

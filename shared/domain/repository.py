@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 from shared.domain.errors import InvalidInput
 
 DEFAULT_BRANCH = "main"
-_OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})")
+# GitHub's rule; the underscore stands in names of accounts that an enterprise manages, such as octo_acme.
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _SSH = re.compile(r"git@(?P<host>[A-Za-z0-9.-]+):(?P<path>.+)")
+_FORBIDDEN_IN_URL = re.compile(r"[\x00-\x20\x7f]")  # urlsplit would leave some of them out
 _FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 
 
@@ -43,7 +45,7 @@ class Repository:
             origin, path = _split(text)
         if origin not in origins:
             raise InvalidInput(f"repo_url must be on one of: {', '.join(sorted(origins))}")
-        owner, _, name = path.removesuffix("/").removesuffix(".git").partition("/")
+        owner, _, name = path.removesuffix(".git").partition("/")
         if not _OWNER.fullmatch(owner) or not _NAME.fullmatch(name) or name in {".", ".."}:
             raise InvalidInput(f"repo_url must look like {origin}/owner/repository")
         return cls(origin, owner, name)
@@ -52,15 +54,15 @@ class Repository:
 def _split(text: str) -> tuple[str, str]:
     try:
         parts = urlsplit(text)
-        port = parts.port
     except ValueError:
-        raise InvalidInput("repo_url is not a valid URL") from None
-    if parts.username or parts.password:
+        parts = None
+    if parts is None or _FORBIDDEN_IN_URL.search(text):
+        raise InvalidInput("repo_url is not a valid URL")
+    if "@" in parts.netloc:
         raise InvalidInput("repo_url must not contain credentials; send the token as github_token")
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise InvalidInput("repo_url must not have a query or fragment")
-    host = (parts.hostname or "").lower()
-    return f"{parts.scheme}://{host}" + (f":{port}" if port else ""), parts.path.removeprefix("/")
+    return f"{parts.scheme}://{parts.netloc.lower()}", parts.path.removeprefix("/").removesuffix("/")
 
 
 def branch_name(text: str | None) -> str:

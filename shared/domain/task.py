@@ -1,6 +1,8 @@
 """Tasks as the frontend knows them, and where a status may go."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 from shared.domain.errors import IllegalTransition
 
@@ -24,6 +26,11 @@ NEXT: dict[TaskStatus, frozenset[TaskStatus]] = {
 }
 
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+def first_prompt(chat_messages: Sequence[Mapping[str, Any]] | None) -> str:
+    """What the user asked for: the first of the user's messages, or an empty text."""
+    return next((str(message["content"]) for message in chat_messages or () if message.get("role") == "user"), "")
 
 
 def check_transition(was: TaskStatus, becomes: TaskStatus) -> None:

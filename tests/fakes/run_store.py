@@ -57,6 +57,7 @@ class FakeRunDatabase:
     events: list[Row] = field(default_factory=list)
     files: list[Row] = field(default_factory=list)
     credentials: dict[str, Row] = field(default_factory=dict)
+    preferences: dict[str, object] = field(default_factory=dict)  # by user
     limits: dict[str, int] = field(
         default_factory=lambda: {"active_per_user": 50, "running_per_user": 10, "running_in_all": 100}
     )
@@ -226,6 +227,9 @@ class FakeRunStore:
     def git_credential(self, run: Run) -> Sealed | None:
         row = self.database.credentials.get(run.git_credential_id or "")
         return row["sealed"] if row and row["user_id"] == run.user_id else None
+
+    def preferences(self, run: Run) -> object:
+        return self.database.preferences.get(run.user_id) or {}
 
     def expire_credentials(self) -> int:
         ended = {r["git_credential_id"] for r in self.database.runs.values() if r["status"] not in ALIVE}

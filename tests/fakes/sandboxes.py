@@ -213,8 +213,8 @@ class FakeWorkbench:
         if job_dir in box.jobs:
             return
         limits = json.loads(box.files[f"{job_dir}/job.json"])
-        if limits["secret_env_file"]:
-            del box.files[f"{job_dir}/{limits['secret_env_file']}"]
+        for secrets in filter(None, (limits["secret_env_file"], limits["secret_home_file"])):
+            del box.files[f"{job_dir}/{secrets}"]
         script = box.scripts[job_dir.rpartition("/")[2]]
         box.jobs[job_dir] = FakeJob(script, limits, box.now(), box.now)
 

@@ -1,15 +1,18 @@
 """Tasks in memory, seen as one user at a time: what row-level security does in the database."""
 
 import itertools
+import json
+import math
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from shared.adapters.task_store import LIST_COLUMNS
-from shared.domain.errors import NotFound, TooMany
-from shared.domain.ports import LiveLog, NewTask, Row, StartedRun
+from shared.domain.errors import Conflict, NotFound, TooMany
+from shared.domain.ports import LiveLog, NewTask, Row, StartedRun, TaskFilter, TaskPage
 from shared.domain.task import ENDED
+
+MAX_PAGE_BYTES, MAX_CHAT_BYTES = 6_000_000, 2_000_000
 
 EMPTY_TASK = {
     "project_id": None,
@@ -33,6 +36,17 @@ EMPTY_TASK = {
     "is_test_data": False,
 }
 
+EMPTY_PROJECT = {
+    "repo_url": "https://github.com/o/r",
+    "repo_owner": "o",
+    "repo_name": "r",
+    "name": "R",
+    "description": None,
+    "is_active": True,
+    "settings": {},
+    "is_test_data": False,
+}
+
 
 @dataclass
 class FakeDatabase:
@@ -42,16 +56,20 @@ class FakeDatabase:
     events: list[Row] = field(default_factory=list)
     credentials: dict[str, NewTask] = field(default_factory=dict)
     runs: dict[tuple[str, str | None], StartedRun] = field(default_factory=dict)
-    projects: dict[int, str] = field(default_factory=dict)  # id: owner
+    request_hashes: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
+    starts: list[tuple[str, datetime]] = field(default_factory=list)
+    projects: dict[int, Row] = field(default_factory=dict)
     active_per_user: int = 50
+    started_per_hour: int = 100
     ids: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def store_of(self, user_id: str) -> "FakeTaskStore":
         return FakeTaskStore(self, user_id)
 
-    def add_project(self, user_id: str) -> int:
-        project_id = next(self.ids)
-        self.projects[project_id] = user_id
+    def add_project(self, user_id: str, **columns) -> int:
+        project_id, now = next(self.ids), datetime.now(UTC).isoformat()
+        self.projects[project_id] = EMPTY_PROJECT | {"created_at": now, "updated_at": now} | columns
+        self.projects[project_id] |= {"id": project_id, "user_id": user_id}
         return project_id
 
     def add_task(self, user_id: str, **columns) -> int:
@@ -75,12 +93,12 @@ class FakeTaskStore:
     def create(self, task: NewTask) -> StartedRun:
         db, key = self.database, (self.user_id, task.idempotency_key)
         if task.idempotency_key and key in db.runs:
+            if task.request_hash != db.request_hashes[key]:
+                raise Conflict("Something else was asked under this key.", code="idempotency_key_reused")
             return replace(db.runs[key], created=False)
-        if task.project_id is not None and db.projects.get(task.project_id) != self.user_id:
+        if task.project_id is not None and db.projects.get(task.project_id, {}).get("user_id") != self.user_id:
             raise NotFound("Project not found")
-        active = [t for t in db.tasks.values() if t["user_id"] == self.user_id and t["status"] not in ENDED]
-        if len(active) >= db.active_per_user:
-            raise TooMany("Too many tasks are active. Wait for one to end, then try again.")
+        self._admit_start(datetime.now(UTC))
         task_id = db.add_task(
             self.user_id,
             project_id=task.project_id,
@@ -93,7 +111,21 @@ class FakeTaskStore:
         db.credentials[task.credential_id] = task
         run = StartedRun(task_id=task_id, run_id=str(uuid.uuid4()), seq=0, created=True)
         db.runs[key] = run
+        db.request_hashes[key] = task.request_hash
         return run
+
+    def _admit_start(self, now: datetime) -> None:
+        db = self.database
+        active = [t for t in db.tasks.values() if t["user_id"] == self.user_id and t["status"] not in ENDED]
+        if len(active) >= db.active_per_user:
+            raise _too_many("too_many_active_runs", db.active_per_user, len(active), retry_after_s=30)
+        hour = timedelta(hours=1)
+        started = sorted(at for user_id, at in db.starts if user_id == self.user_id and at > now - hour)
+        if len(started) >= db.started_per_hour:
+            free_in = started[-db.started_per_hour] + hour - now
+            seconds = max(1, math.ceil(free_in.total_seconds()))
+            raise _too_many("too_many_starts", db.started_per_hour, len(started), retry_after_s=seconds)
+        db.starts.append((self.user_id, now))
 
     def get(self, task_id: int, *, owner_id: str) -> Row:
         row = self.database.tasks.get(task_id)
@@ -105,13 +137,44 @@ class FakeTaskStore:
         row = self.get(task_id, owner_id=owner_id)
         return {column: row[column] for column in columns}
 
-    def list_all(self, *, owner_id: str, project_id: int | None) -> list[Row]:
-        rows = [t for t in self.database.tasks.values() if t["user_id"] == self.user_id == owner_id]
-        wanted = [t for t in rows if project_id is None or t["project_id"] == project_id]
-        columns = LIST_COLUMNS.split(",")
-        return [{column: t[column] for column in columns} for t in sorted(wanted, key=lambda t: -t["id"])]
+    def page(self, wanted: TaskFilter, *, limit: int, after: Row | None, owner_id: str) -> TaskPage:
+        rows = [_light(t) for t in self.database.tasks.values() if t["user_id"] == self.user_id == owner_id]
+        matching = sorted((row for row in rows if _matches(row, wanted)), key=_position, reverse=True)
+        rest = [row for row in matching if after is None or _position(row) < _position(after)]
+        sizes = itertools.accumulate(len(json.dumps(row, ensure_ascii=False).encode()) for row in rest)
+        fit = sum(1 for size in sizes if size <= MAX_PAGE_BYTES)
+        shown = rest[: min(limit, 1000, max(fit, 1))]
+        return TaskPage(shown, total=len(matching), more=len(shown) < len(rest))
+
+    def append_chat_message(self, task_id: int, role: str, content: str) -> None:
+        chat = self.get(task_id, owner_id=self.user_id)["chat_messages"] or []
+        if len(json.dumps(chat, ensure_ascii=False).encode()) >= MAX_CHAT_BYTES:
+            raise Conflict("The chat of this task is full.", code="chat_full")
+        message = {"role": role, "content": content, "timestamp": datetime.now(UTC).isoformat()}
+        self.database.tasks[task_id]["chat_messages"] = [*chat, message]
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
         task = self.get(task_id, owner_id=owner_id)
         found = [e for e in self.database.events if e["task_id"] == task_id and e["seq"] > after]
         return LiveLog(task["status"], [{k: v for k, v in e.items() if k != "task_id"} for e in found[:limit]])
+
+
+def _too_many(code: str, limit: int, current: int, *, retry_after_s: int) -> TooMany:
+    return TooMany("Too many.", code=code, shown={"limit": limit, "current": current}, retry_after_s=retry_after_s)
+
+
+def _light(row: Row) -> Row:
+    return row | {"git_diff": None, "git_patch": None, "execution_metadata": {}}
+
+
+def _matches(row: Row, wanted: TaskFilter) -> bool:
+    prompts = [m["content"].lower() for m in row["chat_messages"] or [] if m["role"] == "user"]
+    return (
+        wanted.status in {None, row["status"]}
+        and wanted.project_id in {None, row["project_id"]}
+        and (wanted.search is None or any(wanted.search.lower() in prompt for prompt in prompts))
+    )
+
+
+def _position(row: Row) -> tuple[datetime, int]:
+    return datetime.fromisoformat(row["created_at"]), row["id"]

@@ -2,6 +2,7 @@ import pytest
 
 from shared.config import ApiSettings, ExecutorSettings
 from shared.domain.errors import Misconfigured
+from shared.domain.secret import Secret
 
 BOTH = {
     "SUPABASE_URL": "https://project.supabase.co/",
@@ -10,6 +11,7 @@ BOTH = {
 }
 API = BOTH | {"SUPABASE_PUBLISHABLE_KEY": "sb_publishable_key", "JWT_SECRET": "x" * 32}
 EXECUTOR = BOTH | {"SUPABASE_SECRET_KEY": "sb_secret_key", "E2B_API_KEY": "e2b_key"}
+TEST_USERS = {"ENVIRONMENT": "dev", "ENABLE_TEST_USERS": "true"}
 LAPTOP = {"SECRETS_KMS_KEY_ID": "", "SECRETS_MASTER_KEYS": "v1:key"}
 
 
@@ -77,3 +79,26 @@ def test_settings_can_be_printed_without_giving_a_secret_away(settings):
     printed = f"{settings} {settings!r}"
 
     assert not [value for value in ("x" * 32, "sb_secret_key", "e2b_key") if value in printed]
+
+
+def test_the_api_takes_the_service_key_only_where_it_makes_test_users():
+    key = {"SUPABASE_SECRET_KEY": "sb_secret_key"}
+
+    assert ApiSettings.from_env(API | key).supabase_secret_key is None
+    assert ApiSettings.from_env(API | key | TEST_USERS).supabase_secret_key == Secret("sb_secret_key")
+    with pytest.raises(Misconfigured, match="SUPABASE_SECRET_KEY"):
+        ApiSettings.from_env(API | TEST_USERS)
+
+
+def test_production_knows_no_test_users_whatever_it_is_told():
+    settings = ApiSettings.from_env(API | TEST_USERS | {"ENVIRONMENT": "production", "SUPABASE_SECRET_KEY": "k"})
+
+    assert not settings.test_users_enabled
+    assert settings.supabase_secret_key is None
+
+
+def test_supabase_s_issuer_follows_from_its_address_unless_it_is_named():
+    named = {"SUPABASE_JWT_ISSUER": "https://auth.example.com/auth/v1"}
+
+    assert ApiSettings.from_env(API).supabase_jwt_issuer == f"{API['SUPABASE_URL']}auth/v1"
+    assert ApiSettings.from_env(API | named).supabase_jwt_issuer == named["SUPABASE_JWT_ISSUER"]

@@ -39,6 +39,7 @@ def test_a_short_value_would_blank_out_ordinary_words():
         "sk-ant-api03-" + "x" * 24,
         "e2b_" + "0" * 40,
         "sb_secret_" + "k" * 20,
+        "ac_" + "k" * 43,
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
         "Bearer abcdefghijklmnopqrstuvwxyz",
     ],
@@ -58,7 +59,16 @@ def test_credentials_in_a_url_are_gone_and_the_rest_of_it_stays():
 
 
 @pytest.mark.parametrize(
-    "text", ["an ordinary sentence", "sk-learn", "ghp_short", "https://github.com/o/r", "12:30@noon", "e2b_template"]
+    "text",
+    [
+        "an ordinary sentence",
+        "sk-learn",
+        "ghp_short",
+        "ac_short",
+        "https://github.com/o/r",
+        "12:30@noon",
+        "e2b_template",
+    ],
 )
 def test_ordinary_text_stays_as_it_is(text):
     assert Redactor().text(text) == text

@@ -177,7 +177,9 @@ def test_the_executor_may_send_itself_more_than_sixteen_messages():
 
 
 def test_the_api_can_seal_but_neither_open_nor_act_as_anybody_but_its_caller():
-    assert "SUPABASE_SECRET_KEY" not in variables("ApiFunction")
+    condition, there, otherwise = variables("ApiFunction")["SUPABASE_SECRET_KEY"]["If"]
+    assert TEMPLATE["Conditions"][condition]["And"][1] == {"Not": [{"Equals": [{"Ref": "Environment"}, "production"]}]}
+    assert (as_deployed(there) != "", otherwise) == (True, "")
     assert actions("ApiFunction") == {"kms:Encrypt"}
     assert rights("ApiFunction")[1] == {"SQSSendMessagePolicy"}
 

@@ -1,0 +1,266 @@
+"""What a user wants an agent to find in its environment: the column `users.preferences`.
+
+    {"claudeCode": {"env": {NAME: value}, "credentials": {…} | null}, "codex": {"env": {NAME: value}}}
+
+Whatever else stands there is somebody else's. The frontend may write the row itself, so nothing in it is trusted: the
+API refuses what is unsound, the executor leaves it out. Sentences about problems name variables, never their values.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from shared.domain.errors import InvalidInput
+from shared.domain.run import AgentName
+from shared.domain.secret import Secret
+
+SECTIONS = {AgentName.CLAUDE: "claudeCode", AgentName.CODEX: "codex"}
+
+KIB = 1024
+MAX_PREFERENCES_BYTES = 128 * KIB  # as the column's own check has it
+MAX_VARIABLES = 100  # of one agent; each is looked for in all that its run logs
+MAX_NAME_CHARS = 128
+MAX_VALUE_BYTES = 32 * KIB  # a private key has 3; execve(2) takes 128 KiB of one
+MAX_ENV_BYTES = 64 * KIB  # of one agent, names and all: every program that it starts inherits them
+MAX_CREDENTIALS_BYTES = 32 * KIB  # a login has less than 1
+
+_NO_JSON = "something that cannot be stored, such as a NUL or a number without end."
+_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
+
+# Names (patterns of fnmatch) that a user cannot set, and why: with them a run would not be the run that we started.
+RESERVED = {
+    "PATH": "the agent and its tools are found by it",
+    "HOME": "the agent's sessions and credentials are kept there",
+    "USER": "it names the sandbox's own user",
+    "LOGNAME": "it names the sandbox's own user",
+    "SHELL": "it names the sandbox's own shell",
+    "LD_*": "it puts other code into every program",
+    "DYLD_*": "it puts other code into every program",
+    "BUN_OPTIONS": "it puts other code into Claude Code itself",
+    "BUN_INSPECT*": "it lets others into Claude Code itself",
+    "BASH_ENV": "every shell would run it first",
+    "ENV": "every shell would run it first",
+    "SHELLOPTS": "it changes how every shell reads its commands",
+    "BASHOPTS": "it changes how every shell reads its commands",
+    "SANDBOX_JOB": "the processes of a run are found by it",
+    "IS_SANDBOX": "it tells the agent that it is in a sandbox",
+    "CLAUDE_CONFIG_DIR": "the agent's sessions and credentials are kept there",
+    "CLAUDE_SECURESTORAGE_CONFIG_DIR": "the agent's sessions and credentials are kept there",
+    "CODEX_HOME": "the agent's sessions and credentials are kept there",
+    "CODEX_SQLITE_HOME": "the agent's sessions and credentials are kept there",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "it is set for every run",
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "it is set for every run",
+    "DISABLE_AUTOUPDATER": "it is set for every run",
+}
+
+# Names by which a user brings model access of their own. Any of them, and the deployment's key is not given to the run:
+# it must never be sent to an address of the user's choice, and two accesses at once would be a matter of luck.
+_ROUTES = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),  # all requests go there
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),  # whoever is believed to be the provider
+    "NODE_TLS_REJECT_UNAUTHORIZED",  # then anybody is
+)
+MODEL_ACCESS = {
+    AgentName.CLAUDE: (
+        *_ROUTES,
+        "ANTHROPIC_*",  # keys, tokens, headers, base URLs, sockets and profiles, also those still to come
+        "CLAUDE_CODE_USE_*",  # Bedrock, Vertex AI, Foundry and other clouds
+        "CLAUDE_CODE_SKIP_*_AUTH",  # the same, behind a gateway that signs
+        "CLAUDE_CODE_OAUTH_*",  # a subscription
+        "CLAUDE_CODE_GATEWAY_*",
+        "CLAUDE_CODE_HOST_*",  # a program around it that lends its login
+        "CLAUDE_CODE_CLIENT_*",  # certificates of its own
+        "CLAUDE_*_SETTINGS_PATH",  # settings may hold any of these
+        *("CLAUDE_*_URL", "CLAUDE_*_SOCKET", "CLAUDE_*_TOKEN", "CLAUDE_*_FILE_DESCRIPTOR"),
+    ),
+    AgentName.CODEX: (*_ROUTES, "OPENAI_*", "CODEX_*"),  # keys, tokens, base URLs, certificates
+}
+# Names of theirs that only choose among the models of whichever access there is
+MODEL_CHOICE = (
+    "ANTHROPIC_MODEL",
+    "ANTHROPIC_DEFAULT_*",
+    "ANTHROPIC_SMALL_FAST_MODEL",
+    "ANTHROPIC_CUSTOM_MODEL_OPTION*",
+    "ANTHROPIC_BETAS",
+)
+CREDENTIALS = "credentials"
+
+# AUTH but not AUTHOR, TOKEN but not MAX_TOKENS; and what only says where or which it is, like NEXTAUTH_URL, is none
+_SECRET_NAME = re.compile(
+    r"(KEYS?|TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH|AUTHORIZATION)(?![A-Z])"
+    r"(?!.*_(URL|URI|HOST|DOMAIN|PORT|PATH|FILE|DIR|SOCK|NAME|TYPE|PROVIDER)$)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPreferences:
+    """What one agent is to be given: variables, and the text of Claude Code's own credentials file.
+
+    `model_access` names what of it is the user's own access to a model; the deployment's is not given then.
+    """
+
+    env: Mapping[str, Secret]
+    credentials: Secret | None = None
+    model_access: tuple[str, ...] = ()
+
+    def values(self) -> Iterator[Secret]:
+        """Everything that belongs in no log."""
+        yield from self.env.values()
+        yield from self._tokens()
+
+    def secrets(self) -> Iterator[Secret]:
+        """What belongs in no result either. Not all values do: without every `us-east-1` a diff would be wrong."""
+        for name, value in self.env.items():
+            if looks_secret(name):
+                yield value
+                yield from map(Secret, _key_lines(value.reveal()))
+        yield from self._tokens()
+
+    def _tokens(self) -> Iterator[Secret]:
+        if self.credentials:
+            yield from map(Secret, _secret_texts(json.loads(self.credentials.reveal())))
+
+
+NO_PREFERENCES = AgentPreferences(env={})
+
+
+def read_preferences(agent: AgentName, preferences: object) -> tuple[AgentPreferences, tuple[str, ...]]:
+    """The sound part of what the user wants for this agent, and a sentence for each thing that was left out of it."""
+    section = SECTIONS[agent]
+    problems: list[str] = []
+    found = _object(_object(preferences, "preferences", problems).get(section), section, problems)
+    env = _env(agent, _object(found.get("env"), f"{section}.env", problems), problems)
+    credentials = _credentials(found.get(CREDENTIALS), problems) if agent is AgentName.CLAUDE else None
+    access = [name for name in env if gives_access(agent, name)] + ([CREDENTIALS] if credentials else [])
+    return AgentPreferences(env=env, credentials=credentials, model_access=tuple(access)), tuple(problems)
+
+
+def check_preferences(preferences: object) -> None:
+    """Raises InvalidInput with the first reason why they cannot be stored, or not be given whole to every agent."""
+    if not isinstance(preferences, dict):
+        raise InvalidInput("preferences must be an object.")
+    if len(_json(preferences, "preferences hold").encode()) > MAX_PREFERENCES_BYTES:
+        raise InvalidInput(f"preferences are longer than {MAX_PREFERENCES_BYTES // KIB} KiB.")
+    for agent in AgentName:
+        for problem in read_preferences(agent, preferences)[1]:
+            raise InvalidInput(problem)
+
+
+def gives_access(agent: AgentName, name: str) -> bool:
+    """Whether this variable is a part of an own access to the agent's model."""
+    return _matches(name, MODEL_ACCESS[agent]) and not _matches(name, MODEL_CHOICE)
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a thing of this name (`API_KEY`, `accessToken`) should be kept out of a diff."""
+    return _SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper()) is not None
+
+
+def _object(value: object, what: str, problems: list[str]) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    problems.append(f"{what} must be an object.")
+    return {}
+
+
+def _env(agent: AgentName, wanted: Mapping[str, Any], problems: list[str]) -> dict[str, Secret]:
+    env: dict[str, Secret] = {}
+    room = MAX_ENV_BYTES
+    for name, value in wanted.items():
+        where = f"{SECTIONS[agent]}.env.{_shown(name)}"
+        try:
+            text = _text(name, value)
+        except InvalidInput as problem:
+            problems.append(f"{where} {problem}")
+            continue
+        if gives_access(agent, name) and not text.strip():
+            continue  # an empty field of a form: not set
+        size = len(name) + len(text.encode())
+        if len(env) == MAX_VARIABLES:
+            problems.append(f"{where} is one too many: an agent can have {MAX_VARIABLES} variables.")
+        elif size > room:
+            problems.append(f"{where} is too much: all variables together can have {MAX_ENV_BYTES // KIB} KiB.")
+        else:
+            room -= size
+            env[name] = Secret(text)
+    return env
+
+
+def _text(name: str, value: object) -> str:
+    """A variable's value as text. Raises InvalidInput with the rest of a sentence that begins with its name."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"must be a name of letters, digits and underscores, at most {MAX_NAME_CHARS} long.")
+    for pattern, reason in RESERVED.items():
+        if fnmatchcase(name, pattern):
+            raise InvalidInput(f"cannot be set: {reason}.")
+    if not isinstance(value, str | int | float):
+        raise InvalidInput("must be a text, a number, true or false.")
+    as_json = _json(value, "holds")
+    text = value if isinstance(value, str) else as_json
+    if len(text.encode()) > MAX_VALUE_BYTES:
+        raise InvalidInput(f"is longer than {MAX_VALUE_BYTES // KIB} KiB.")
+    return text
+
+
+def _credentials(value: object, problems: list[str]) -> Secret | None:
+    """The text of the credentials file; an empty one is none."""
+    where = f"{SECTIONS[AgentName.CLAUDE]}.{CREDENTIALS}"
+    wanted = _object(value, where, problems)
+    try:
+        text = _json(wanted, f"{where} hold")
+    except InvalidInput as problem:
+        problems.append(str(problem))
+        return None
+    if len(text.encode()) > MAX_CREDENTIALS_BYTES:
+        problems.append(f"{where} are longer than {MAX_CREDENTIALS_BYTES // KIB} KiB.")
+        return None
+    return Secret(text) if wanted else None
+
+
+def _json(value: object, what: str) -> str:
+    """The value as JSON. Raises InvalidInput, a sentence that begins with `what`, where no database can hold it."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        raise InvalidInput(f"{what} {_NO_JSON}") from None
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise InvalidInput(f"{what} {_NO_JSON}")
+    return text
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _shown(name: str) -> str:
+    """A name for a sentence; of one that is none, how it begins: some write `KEY=value` where a name belongs."""
+    if _NAME.fullmatch(name):
+        return name
+    begin = re.match(r"[A-Za-z0-9_]{0,40}", name)
+    return f"{begin[0] if begin else ''}…"
+
+
+def _key_lines(text: str) -> Iterator[str]:
+    """The lines of a private key one by one, as a diff has them: each behind a sign of its own."""
+    lines = [line.strip() for line in text.splitlines()]
+    if len(lines) > 1:
+        yield from (line for line in lines if not line.startswith("-----"))
+
+
+def _secret_texts(value: object) -> Iterator[str]:
+    """The tokens inside a JSON value, told by their keys."""
+    todo: list[tuple[str, object]] = [("", value)]
+    while todo:
+        key, item = todo.pop()
+        if isinstance(item, dict):
+            todo += item.items()
+        elif isinstance(item, list):
+            todo += [(key, each) for each in item]
+        elif isinstance(item, str) and looks_secret(key):
+            yield item
