@@ -109,15 +109,23 @@ def agent_account() -> Account:
 # --- the job ------------------------------------------------------------------------------------------
 
 
+class Secrets(NamedTuple):
+    """What a job gets and nobody else shall see."""
+
+    env: dict[str, str]
+    home_files: dict[str, str]  # path below the home -> text
+
+
 @dataclass(frozen=True)
 class Job:
-    """What `job.json` says. `env` includes the secrets once the job was taken by `start`."""
+    """What `job.json` says."""
 
     argv: list[str]
     cwd: str  # absolute, or relative to the home of the user
     user: str  # "agent" or "root"
     env: dict[str, str]
     secret_env_file: str | None  # JSON object in the job's folder; deleted before the job runs
+    secret_home_file: str | None  # the same: paths below the user's home, and the texts to write there
     stdin: str | None  # a file in the job's folder; None is /dev/null
     timeout_s: float
     idle_timeout_s: float | None  # without output for so long
@@ -139,11 +147,11 @@ class Job:
             yield "argv must be a list of texts, the program first"
         if not isinstance(self.cwd, str) or self.user not in ("agent", "root"):
             yield 'cwd must be a path and user "agent" or "root"'
-        if not _is_env(self.env):
+        if not _is_texts(self.env):
             yield "env must be an object of texts"
-        for name in filter(None, (self.secret_env_file, self.stdin)):
+        for name in filter(None, (self.secret_env_file, self.secret_home_file, self.stdin)):
             if not isinstance(name, str) or "/" in name:
-                yield "secret_env_file and stdin must be names of files in the job's folder"
+                yield "secret_env_file, secret_home_file and stdin must be names of files in the job's folder"
         for limit in (self.timeout_s, self.max_output_bytes, self.stop_grace_s, self.idle_timeout_s or 0):
             if not isinstance(limit, (int, float)) or limit < 0:
                 yield "timeout_s, idle_timeout_s, max_output_bytes and stop_grace_s must be numbers"
@@ -151,7 +159,7 @@ class Job:
     def account(self) -> Account:
         return agent_account() if self.user == "agent" else own_account()
 
-    def environment(self, account: Account, folder: Path, secrets: dict[str, str]) -> dict[str, str]:
+    def environment(self, account: Account, folder: Path, secrets: Secrets) -> dict[str, str]:
         """The whole environment of the job: nothing of ours leaks into it by accident."""
         inherited = INHERITED if self.user == "agent" else INHERITED + INHERITED_BY_ROOT
         return {
@@ -165,11 +173,11 @@ class Job:
             "IS_SANDBOX": "1",  # Claude Code runs as root only where it is told so
             MARKER: str(folder),
             **self.env,
-            **secrets,
+            **secrets.env,
         }
 
 
-def _is_env(value: object) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
@@ -185,18 +193,21 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def take_secrets(job: Job, folder: Path) -> dict[str, str]:
-    """The secret part of the environment; its file is gone afterwards. Raises UsageError."""
-    if job.secret_env_file is None:
-        return {}
-    path = folder / job.secret_env_file
+def take_secrets(job: Job, folder: Path) -> Secrets:
+    """The job's secrets; the files they came in are gone afterwards. Raises UsageError."""
+    names = (job.secret_env_file, job.secret_home_file)
     try:
-        secrets = _read_object(path)
+        return Secrets(*(_read_texts(folder / name) if name else {} for name in names))
     finally:
-        path.unlink(missing_ok=True)
-    if not _is_env(secrets):
+        for name in filter(None, names):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    texts = _read_object(path)
+    if not _is_texts(texts):
         raise UsageError(f"{path.name} must be an object of texts.")
-    return secrets
+    return texts
 
 
 # --- processes ----------------------------------------------------------------------------------------
@@ -412,7 +423,7 @@ def start(folder: Folder) -> None:
     try:
         job = Job.read(folder.path)
         account = job.account()
-        environment = job.environment(account, folder.path, take_secrets(job, folder.path))
+        secrets = take_secrets(job, folder.path)
     except UsageError:
         with contextlib.suppress(OSError):  # somebody asked for the end meanwhile: then the lock stays
             folder.state.rmdir()
@@ -420,14 +431,14 @@ def start(folder: Folder) -> None:
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         os.close(reader)
-        _become_daemon(folder, writer, job, account, environment)
+        _become_daemon(folder, writer, job, account, secrets)
     os.close(writer)
     os.waitpid(pid, 0)
     select.select([reader], [], [], START_PATIENCE_S)  # closed by the daemon when the child runs
     os.close(reader)
 
 
-def _become_daemon(folder: Folder, started: int, job: Job, account: Account, environment: dict[str, str]) -> NoReturn:
+def _become_daemon(folder: Folder, started: int, job: Job, account: Account, secrets: Secrets) -> NoReturn:
     code = 1
     try:
         os.setsid()
@@ -435,7 +446,7 @@ def _become_daemon(folder: Folder, started: int, job: Job, account: Account, env
             _only_own_files(folder.state / "log", keep=started)
             os.chdir("/")
             os.umask(0o077)
-            Supervisor(folder, job, account).run(environment, started)
+            Supervisor(folder, job, account).run(secrets, started)
         code = 0
     except BaseException:  # noqa: BLE001 - the last line of a process of its own: into its log, and out
         sys.excepthook(*sys.exc_info())
@@ -478,14 +489,14 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         self.asked_to_stop = True
 
-    def run(self, environment: dict[str, str], started: int) -> None:
+    def run(self, secrets: Secrets, started: int) -> None:
         if LINUX:
             prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever leaves the process group still comes back to us
         self.folder.write_who("supervisor.json", os.getpid())
         if self.folder.stop.exists():
             self.folder.write_exit("stop", None)
             return
-        self.child = spawn(self.job, self.folder, self.account, environment)
+        self.child = spawn(self.job, self.folder, self.account, secrets)
         self.folder.write_who("child.json", self.child)
         os.close(started)
         reason = self.watch()
@@ -569,20 +580,20 @@ class Supervisor:
         return False
 
 
-def spawn(job: Job, folder: Folder, account: Account, environment: dict[str, str]) -> int:
+def spawn(job: Job, folder: Folder, account: Account, secrets: Secrets) -> int:
     """Start the job's program in a session of its own; its pid. What fails is told on its stderr."""
     source = os.open(folder.path / job.stdin if job.stdin else os.devnull, os.O_RDONLY)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     outputs = [os.open(path, flags, 0o600) for path in (folder.stdout, folder.stderr)]
     pid = os.fork()
     if pid == 0:
-        _exec(job, account, environment, [source, *outputs])
+        _exec(job, folder, account, secrets, [source, *outputs])
     for fd in (source, *outputs):
         os.close(fd)
     return pid
 
 
-def _exec(job: Job, account: Account, environment: dict[str, str], files: list[int]) -> NoReturn:
+def _exec(job: Job, folder: Folder, account: Account, secrets: Secrets, files: list[int]) -> NoReturn:
     code = NOT_EXECUTABLE
     try:
         for target, fd in enumerate(files):
@@ -596,7 +607,10 @@ def _exec(job: Job, account: Account, environment: dict[str, str], files: list[i
         if LINUX and account.uid is not None:
             prctl(PR_SET_NO_NEW_PRIVS, 1)  # sudo and other setuid programs lose their power
         os.umask(0o022)
+        for path, text in secrets.home_files.items():
+            write_private(account.home, Path(path), text)
         os.chdir(account.home / job.cwd)
+        environment = job.environment(account, folder.path, secrets)
         os.execvpe(job.argv[0], job.argv, environment)  # noqa: S606 - no shell is the point
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
@@ -605,6 +619,27 @@ def _exec(job: Job, account: Account, environment: dict[str, str], files: list[i
         os.write(2, f"Cannot run {job.argv[0]} in {job.cwd or 'home'}: {why}\n".encode(errors="replace"))
     finally:
         os._exit(code)
+
+
+def write_private(home: Path, path: Path, text: str) -> None:
+    """Write home/path as the user we are by now, for nobody else to read. Raises ValueError.
+
+    A setup script may have put anything there. A folder that is a link would lead the secret astray, into the
+    repository perhaps: it is refused. What has the file's name (a link, a pipe, an older file) is replaced.
+    """
+    try:
+        folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+        for part in path.parent.parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o700, dir_fd=folder)
+            folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(path.name, flags, 0o600, dir_fd=folder), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
 
 
 # --- look ---------------------------------------------------------------------------------------------

@@ -19,12 +19,16 @@ LOOK_TIMEOUT_S = 30
 STOP_GRACE_S = 5
 MAX_OUTPUT_BYTES = 200 * 1024 * 1024  # an agent that prints more is stopped before it fills the disk
 SECRET_ENV_FILE = "secret_env.json"
+SECRET_HOME_FILE = "secret_home.json"
 STDIN_FILE = "stdin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What to start. `cwd` is relative to the user's home. `secret_env` reaches the program without touching a log."""
+    """What to start. `cwd` is relative to the user's home.
+
+    `secret_env` and `home_files` (paths below that home, for nobody else to read) get there without touching a log.
+    """
 
     argv: tuple[str, ...]
     user: str  # "agent" or "root"
@@ -32,6 +36,7 @@ class JobSpec:
     cwd: str = "."
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, Secret] = field(default_factory=dict)
+    home_files: Mapping[str, Secret] = field(default_factory=dict)
     stdin: str | None = None
     idle_timeout_s: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -112,6 +117,7 @@ def _job_files(spec: JobSpec) -> dict[str, bytes]:
         "user": spec.user,
         "env": dict(spec.env),
         "secret_env_file": SECRET_ENV_FILE if spec.secret_env else None,
+        "secret_home_file": SECRET_HOME_FILE if spec.home_files else None,
         "stdin": STDIN_FILE if spec.stdin is not None else None,
         "timeout_s": spec.timeout_s,
         "idle_timeout_s": spec.idle_timeout_s,
@@ -119,9 +125,9 @@ def _job_files(spec: JobSpec) -> dict[str, bytes]:
         "stop_grace_s": STOP_GRACE_S,
     }
     files = {"job.json": json.dumps(job).encode()}
-    if spec.secret_env:
-        opened = {name: secret.reveal() for name, secret in spec.secret_env.items()}
-        files[SECRET_ENV_FILE] = json.dumps(opened).encode()
+    for name, secrets in ((SECRET_ENV_FILE, spec.secret_env), (SECRET_HOME_FILE, spec.home_files)):
+        if secrets:
+            files[name] = json.dumps({key: secret.reveal() for key, secret in secrets.items()}).encode()
     if spec.stdin is not None:
         files[STDIN_FILE] = spec.stdin.encode()
     return files

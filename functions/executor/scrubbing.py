@@ -5,6 +5,7 @@ from typing import Any
 
 from functions.executor.ports import Ports
 from shared.domain.errors import CannotOpen, RunFailed
+from shared.domain.preferences import AgentPreferences, read_preferences
 from shared.domain.redaction import Redactor
 from shared.domain.run import Advance, Event, Outcome, Result, Run
 from shared.domain.secret import SealedFor, Secret
@@ -39,6 +40,18 @@ class StepSecrets:
         self._redactor.add(token.reveal())
         register_secret(token)
         return token
+
+    def preferences(self) -> tuple[AgentPreferences, tuple[str, ...]]:
+        """What the user wants the run's agent to be given, and a sentence for each thing that was left out of it.
+
+        Ask for it in every step that may store what the agent has said or done: its secrets are then taken out.
+        """
+        preferences, problems = read_preferences(self._run.agent, self._ports.runs.preferences(self._run))
+        for value in preferences.values():
+            register_secret(value)
+        for secret in preferences.secrets():
+            self._redactor.add(secret.reveal())
+        return preferences, problems
 
     def scrub(self, outcome: Outcome) -> Outcome:
         """The same outcome without secrets and NUL characters.

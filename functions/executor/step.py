@@ -63,7 +63,7 @@ def step(run: Run, ports: Ports) -> None:
 def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
-        outcome = _must_end(run, ports) or PHASES[run.phase](run, ports, secrets)
+        outcome = _must_end(run, ports, secrets) or PHASES[run.phase](run, ports, secrets)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
         return ended_early(run, error.error_code, str(error))
@@ -118,7 +118,7 @@ def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
         logger.warning("run.nudge_failed", extra=error.for_log())
 
 
-def _must_end(run: Run, ports: Ports) -> Outcome | None:
+def _must_end(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome | None:
     """The outcome of a run that was cancelled, is out of time, or keeps failing; None when it may go on."""
     if run.attempt > MAX_ATTEMPTS:
         return ended_early(run, "step_failed", GIVEN_UP)
@@ -128,7 +128,7 @@ def _must_end(run: Run, ports: Ports) -> Outcome | None:
     if run.phase is Phase.COLLECTING:
         return None
     if run.phase is Phase.AGENT and (run.cancel_requested or late):
-        return agent.stopped(run, ports)
+        return agent.stopped(run, ports, secrets)
     if run.cancel_requested or late:
         return ended_early(run, "timeout", TIMED_OUT)
     return None

@@ -1,5 +1,6 @@
 """Two databases with the same handles: the real one behind the gateway, and the fake that the unit tests stand on."""
 
+import json
 import uuid
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, StartedRun
 from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
-from tests.fakes.run_store import FakeRunDatabase
+from tests.fakes.run_store import FakeRunDatabase, stored
 
 SEALED = Sealed(ciphertext="c2VhbGVk", key_id="local:v1", alg="AES-256-GCM")
 
@@ -85,6 +86,10 @@ class RealDatabase(_Handles):
     def cancel(self, user_id, started):
         self.client_of(user_id).rpc("request_cancel", {"p_task_id": started.task_id}).execute()
 
+    def set_preferences(self, user_id, preferences):
+        value = None if preferences is None else json.dumps(preferences)
+        self.sql("update users set preferences = %s::jsonb where id = %s", value, user_id)
+
     def set_limits(self, **limits):
         for name, value in limits.items():
             self.sql(f"update run_limits set {name} = %s", value)
@@ -137,6 +142,9 @@ class FakeDatabase(_Handles):
 
     def cancel(self, user_id, started):
         self.rows.request_cancel(started.task_id)
+
+    def set_preferences(self, user_id, preferences):
+        self.rows.preferences[user_id] = stored(preferences)
 
     def set_limits(self, **limits):
         self.rows.limits |= limits

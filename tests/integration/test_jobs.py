@@ -229,6 +229,16 @@ def test_the_secret_environment_is_gone_once_the_job_runs(jobs):
     assert b"the-key-itself" not in jobs.bench.read(jobs.folder.path("job", "job.json"))
 
 
+def test_a_secret_file_is_in_the_jobs_home_and_no_longer_where_it_came_in(jobs):
+    secret = {".login/file": Secret("the-login-itself")}
+
+    state = jobs.start('test "$(wc -c < ~/.login/file)" -eq 16', Script(), home_files=secret)
+
+    assert state.exit_code == 0
+    assert not jobs.bench.has(jobs.folder.path("job", "secret_home.json"))
+    assert b"the-login-itself" not in jobs.bench.read(jobs.folder.path("job", "job.json"))
+
+
 def test_stdin_and_further_files_stand_in_the_jobs_folder(jobs):
     jobs.start("cat", Script(output=((0, b"what to do"),)), stdin="what to do", files={"spec.json": b"{}"})
 

@@ -250,6 +250,31 @@ def test_the_sealed_token_belongs_to_its_run_and_expires(own_db):
     assert own_db.runs.git_credential(run) is None
 
 
+def test_the_preferences_of_the_runs_user_come_as_they_were_written(db):
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    other = db.claimed()
+    assert db.runs.preferences(run) == {}
+
+    wanted = {"claudeCode": {"env": {"A": "ä\n", "B": 1.5, "C": True}, "credentials": None}, "theme": ["dark"]}
+    db.set_preferences(user_id, wanted)
+
+    assert db.runs.preferences(run) == wanted
+    assert db.runs.preferences(other) == {}
+    db.set_preferences(user_id, None)
+    assert db.runs.preferences(run) == {}
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 6000], ids=["brackets", "digits"])
+def test_preferences_that_no_program_can_read_are_no_object_and_no_error(supabase_gateway, value):
+    db = RealDatabase(supabase_gateway)
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    db.sql("update users set preferences = %s::jsonb where id = %s", f'{{"x": {value}}}', user_id)
+
+    assert not isinstance(db.runs.preferences(run), dict)
+
+
 def test_a_cancelled_run_is_claimed_without_being_admitted(own_db):
     own_db.set_limits(running_in_all=1)
     own_db.claimed()

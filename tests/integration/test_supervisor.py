@@ -317,6 +317,101 @@ def test_a_broken_secret_file_is_removed_and_never_shown(job):
     assert not (job.folder / "secret").exists()
 
 
+# --- secret files in its home ------------------------------------------------------------------------------
+
+LOGIN = ".agent/logins/login.json"
+
+
+def write_with_login(job, *argv, text="s3cret-login", path=LOGIN, **changes):
+    job.write(*argv, secret_home_file="home", **changes)
+    (job.folder / "home").write_text(json.dumps({path: text}))
+    return job
+
+
+def test_a_secret_file_stands_in_the_jobs_home_for_itself_alone_and_nowhere_else(job, home):
+    answer = write_with_login(job, "sh", "-c", f"cat {LOGIN}; ls $SANDBOX_JOB", text="s3cret-ä\n").run()
+
+    assert answer["text"].split() == ["s3cret-ä", "job.json", "state", "stderr", "stdout"]
+    assert (home / LOGIN).stat().st_mode & 0o777 == 0o600
+    assert (home / LOGIN).parent.stat().st_mode & 0o777 == 0o700
+    kept = [path for path in job.folder.rglob("*") if path.is_file() and path.name != "stdout"]
+    assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+def plant_older_file(target, elsewhere):
+    target.write_text("a longer text than the new one")
+    target.chmod(0o644)
+
+
+def plant_link(target, elsewhere):
+    target.symlink_to(elsewhere)
+
+
+def plant_hard_link(target, elsewhere):
+    target.hardlink_to(elsewhere)
+
+
+def plant_pipe(target, elsewhere):
+    os.mkfifo(target)
+
+
+@pytest.mark.parametrize("plant", [plant_older_file, plant_link, plant_hard_link, plant_pipe])
+def test_what_stands_in_a_secret_files_place_is_replaced_and_never_followed(job, home, plant):
+    (home / LOGIN).parent.mkdir(parents=True)
+    (home / "elsewhere").write_text("untouched")
+    plant(home / LOGIN, home / "elsewhere")
+
+    assert write_with_login(job, "cat", LOGIN).run()["text"] == "s3cret-login"
+
+    assert (home / LOGIN).is_file()
+    assert not (home / LOGIN).is_symlink()
+    assert (home / LOGIN).stat().st_mode & 0o777 == 0o600
+    assert (home / "elsewhere").read_text() == "untouched"
+
+
+def test_a_secret_file_does_not_follow_a_folder_that_leads_away(job, home):
+    (home / "repo").mkdir()
+    (home / ".agent").symlink_to("repo")
+
+    answer = write_with_login(job, "touch", "ran").run()
+
+    assert (answer["exit_code"], answer["ended_by"]) == (126, "exit")
+    assert answer["stderr_tail"] == f"Cannot run touch in home: {LOGIN}: Not a directory\n"
+    assert list((home / "repo").iterdir()) == []
+    assert not (home / "ran").exists()
+
+
+def test_secret_files_that_come_with_a_second_start_are_removed_and_not_written(job, home):
+    write_with_login(job, "sleep", "60", stop_grace_s=1).start()
+    (job.folder / "home").write_text(json.dumps({LOGIN: "another"}))
+
+    assert job.start()["state"] == "running"
+    assert not (job.folder / "home").exists()
+    assert (home / LOGIN).read_text() == "s3cret-login"
+
+
+def test_when_one_of_the_secrets_is_broken_both_are_removed_and_neither_is_shown(job, home):
+    for broken in ("secret", "home"):
+        write_with_login(job, "true", secret_env_file="secret")
+        (job.folder / "secret").write_text('{"KEY": "s3cret-value"}')
+        (job.folder / broken).write_text('{"x": "s3cret-value"')
+        done = job.call("start")
+
+        assert (done.returncode, done.stderr) == (2, f"{broken} is not JSON.\n")
+        assert sorted(path.name for path in job.folder.iterdir()) == ["job.json"]
+    assert list(home.iterdir()) == []
+
+
+def test_stopping_a_job_that_never_started_removes_its_secret_files(job, home):
+    write_with_login(job, "true").stop()
+
+    assert not (job.folder / "home").exists()
+    assert list(home.iterdir()) == []
+
+
+# --- how its program starts ---------------------------------------------------------------------------------
+
+
 def test_stdin_is_a_file_of_the_job_or_empty(job, tmp_path, home):
     job.write("cat", stdin="prompt.txt")
     (job.folder / "prompt.txt").write_text("do 'it' $(now)\n")
@@ -507,6 +602,21 @@ class TestAsAnotherUser:
         assert [line.split()[1].strip("0") for line in status] == ["", "", "1"]
         assert mine == f"{job.environment['AGENT_HOME']} nobody"
         assert (Path(job.environment["AGENT_HOME"]) / "mine").owner() == "nobody"
+
+    def test_a_secret_file_is_the_agents_own_and_not_written_where_only_root_could(self, job, tmp_path):
+        home = Path(job.environment["AGENT_HOME"])
+        roots = tmp_path / "roots"
+        roots.mkdir(mode=0o700)
+        tmp_path.chmod(0o755)
+
+        assert write_with_login(job, "cat", LOGIN).run()["text"] == "s3cret-login"
+        for path in ((home / LOGIN), (home / LOGIN).parent):
+            assert path.owner() == "nobody"
+
+        other = Job(tmp_path / "other", home, AGENT_USER="nobody")
+        answer = write_with_login(other, "true", path=f"../{os.path.relpath(roots, home.parent)}/login").run()
+        assert answer["exit_code"] == 126
+        assert list(roots.iterdir()) == []
 
     def test_the_agent_cannot_touch_the_state(self, job):
         state = job.folder / "state" / "exit.json"

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
+from shared.domain.secret import Secret
 
 
 class AgentFailure(StrEnum):
@@ -25,12 +27,15 @@ class AgentFailure(StrEnum):
 class AgentCommand:
     """A program to start in the repository's folder, with the prompt as its standard input.
 
-    `env` is safe to log. `secret_env` names the variables whose values only the supervisor may add.
+    `env` is safe to log. `secret_env` names the variables that hold the deployment's model key, where it is given.
+    `own_env` and `home_files` (paths below the home) are the user's own: secrets, all of them.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     secret_env: tuple[str, ...]
+    own_env: Mapping[str, Secret] = field(default_factory=dict)
+    home_files: Mapping[str, Secret] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +109,12 @@ class Agent(Protocol):
         max_turns: int | None = None,
         max_cost_usd: float | None = None,
         resume: str | None = None,
+        preferences: AgentPreferences = NO_PREFERENCES,
     ) -> AgentCommand:
-        """How to start it. None leaves the choice to the program; `resume` is the `session_id` to continue."""
+        """How to start it. None leaves the choice to the program; `resume` is the `session_id` to continue.
+
+        Where `preferences` bring an access to a model of their own, there must be no `base_url`.
+        """
         ...
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:

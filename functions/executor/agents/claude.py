@@ -18,6 +18,7 @@ from functions.executor.agents.lines import (
     text,
 )
 from functions.executor.agents.sessions import session_id, since, without_workdir
+from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 
 ARGV = ("claude", "-p", "--output-format=stream-json", "--verbose", "--dangerously-skip-permissions")
@@ -26,6 +27,7 @@ ENV = {
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # nobody would wait for them
     "DISABLE_AUTOUPDATER": "1",
 }
+CREDENTIALS_FILE = ".claude/.credentials.json"
 # What the result line calls a limit of ours, and what an error message calls its cause
 SUBTYPES = {"error_max_turns": AgentFailure.MAX_TURNS, "error_max_budget_usd": AgentFailure.BUDGET_EXCEEDED}
 # Tool -> what it does, and the part of its input that says to what
@@ -58,6 +60,7 @@ class Claude:
         max_turns: int | None = None,
         max_cost_usd: float | None = None,
         resume: str | None = None,
+        preferences: AgentPreferences = NO_PREFERENCES,
     ) -> AgentCommand:
         """`base_url` has no /v1. `max_cost_usd` counts this run only, also when it resumes a session."""
         argv = list(ARGV)
@@ -70,7 +73,13 @@ class Claude:
         if resume:
             argv.append(f"--resume={resume}")
         env = ENV | ({"ANTHROPIC_BASE_URL": base_url} if base_url else {})
-        return AgentCommand(argv=tuple(argv), env=env, secret_env=("ANTHROPIC_API_KEY",))
+        return AgentCommand(
+            argv=tuple(argv),
+            env=env,
+            secret_env=("ANTHROPIC_API_KEY",),
+            own_env=preferences.env,
+            home_files={CREDENTIALS_FILE: preferences.credentials} if preferences.credentials else {},
+        )
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)

@@ -23,7 +23,9 @@ from functions.executor.agents.lines import (
 )
 from functions.executor.agents.prices import cost_usd
 from functions.executor.agents.sessions import session_id, since, without_workdir
+from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
+from shared.domain.secret import Secret
 
 KEY = "CODEX_API_KEY"  # OPENAI_API_KEY is not read by `codex exec`
 ARGV = (
@@ -35,6 +37,7 @@ ARGV = (
     "--config=analytics.enabled=false",
     f'--config=shell_environment_policy.exclude=["{KEY}"]',  # commands of the agent do not get the key
 )
+PROFILE = "own-gateway"  # a layer over its config.toml, in a file of this name
 _URL = re.compile(r",? url: [^\s)]+")  # the address of our gateway tells a person nothing
 CHANGES = {"add": "Write", "update": "Edit", "delete": "Delete"}
 
@@ -51,16 +54,21 @@ class Codex:
         max_turns: int | None = None,  # noqa: ARG002 - codex has no such limit
         max_cost_usd: float | None = None,  # noqa: ARG002 - nor this one
         resume: str | None = None,
+        preferences: AgentPreferences = NO_PREFERENCES,
     ) -> AgentCommand:
         """`base_url` includes /v1. Codex knows no limits of turns or cost: those two change nothing."""
         argv = list(ARGV)
         if model:
             argv.append(f"--model={model}")
         if base_url:
-            argv += _provider(base_url)
+            argv += [f"--config={setting}" for setting in _provider(base_url)]
+        home_files = _own_gateway(preferences)
+        if home_files:
+            argv.append(f"--profile={PROFILE}")
         if resume:
             argv += ["resume", resume]
-        return AgentCommand(argv=(*argv, "-"), env={}, secret_env=(KEY,))
+        own_env = _with_own_key(preferences.env)
+        return AgentCommand(argv=(*argv, "-"), env={}, secret_env=(KEY,), own_env=own_env, home_files=home_files)
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
@@ -69,8 +77,27 @@ class Codex:
 def _provider(base_url: str) -> list[str]:
     """A provider of our own: the built-in one first tries WebSockets at another address, for seconds."""
     settings = {"name": "Gateway", "base_url": base_url, "wire_api": "responses", "env_key": KEY}
-    inline = ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())  # TOML strings
-    return ['--config=model_provider="gateway"', f"--config=model_providers.gateway={{{inline}}}"]
+    inline = ", ".join(f"{key} = {_toml(value)}" for key, value in settings.items())
+    return ['model_provider="gateway"', f"model_providers.gateway={{{inline}}}"]
+
+
+def _toml(text: str) -> str:
+    """A text in TOML: as in JSON, where that needs no pairs of surrogates; DEL must not stand for itself."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _own_gateway(preferences: AgentPreferences) -> dict[str, Secret]:
+    """The user's OPENAI_BASE_URL, which `codex exec` does not read, as a profile: an address may hold a secret."""
+    address = preferences.env.get("OPENAI_BASE_URL")
+    if address is None:
+        return {}
+    return {f".codex/{PROFILE}.config.toml": Secret("\n".join(_provider(address.reveal())))}
+
+
+def _with_own_key(env: Mapping[str, Secret]) -> Mapping[str, Secret]:
+    """The user's OPENAI_API_KEY also under the name that `codex exec` reads, unless something stands there."""
+    key = env.get("OPENAI_API_KEY")
+    return {KEY: key, **env} if key else env
 
 
 def _on_object(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:

@@ -9,6 +9,7 @@ _WORDS = (
     (AgentFailure.CREDIT, r"credit balance|insufficient_quota|quota exceeded|exceeded your current quota|billing"),
     (AgentFailure.CONTEXT_TOO_LONG, r"prompt is too long|context window|context_length|context length"),
     (AgentFailure.AUTH, r"invalid api key|incorrect api key|failed to authenticate|authentication|unauthorized"),
+    (AgentFailure.AUTH, r"not logged in|missing environment variable: `codex_api_key`"),  # no key at all
     (AgentFailure.RATE_LIMITED, r"rate.?limit|too many requests|usage limit"),
     (AgentFailure.OVERLOADED, r"overloaded|high demand|at capacity|internal server error"),
 )

@@ -11,6 +11,7 @@ from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.config import ExecutorSettings
 from shared.domain.errors import RunFailed
+from shared.domain.preferences import AgentPreferences
 from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
 from shared.domain.secret import Secret
 
@@ -20,12 +21,13 @@ END_WAIT_S = 2  # an agent that has said its last word ends within it, and the s
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
 
 
-def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
+def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
+    preferences, _ = secrets.preferences()
     folder = folder_of(run, ports)
     state = folder.look(JOB, offset=run.output_offset)
     if state.absent:
-        state = folder.start(JOB, _job(run, ports))
+        state = folder.start(JOB, _job(run, ports, preferences))
     seen = _Seen(run, state)
     seen.drain(folder)
     if seen.reader.result and not seen.state.over:
@@ -41,8 +43,9 @@ def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
     return seen.carry_on(0 if seen.state.more else check_in_s(run, ports))
 
 
-def stopped(run: Run, ports: Ports) -> Outcome:
+def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
+    secrets.preferences()  # so that they are taken out of what it has said
     folder = folder_of(run, ports)
     folder.stop(JOB)
     seen = _Seen(run, folder.look(JOB, offset=run.output_offset))
@@ -107,20 +110,22 @@ def _usage(reader: ReaderState) -> dict[str, Any]:
     return {**result.usage, **spent, "model": reader.model}
 
 
-def _job(run: Run, ports: Ports) -> JobSpec:
+def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
     settings = ports.settings
-    key, base_url, model = model_access(run.agent, settings)
+    key, base_url, model = model_access(run.agent, settings, preferences)
     command = AGENTS[run.agent].command(
         model=run.model or model,
         base_url=base_url,
         max_turns=settings.max_turns,
         max_cost_usd=settings.max_cost_usd,
         resume=run.agent_session_id,
+        preferences=preferences,
     )
     return JobSpec(
         argv=command.argv,
         env=command.env,
-        secret_env=dict.fromkeys(command.secret_env, key),
+        secret_env={**command.own_env, **(dict.fromkeys(command.secret_env, key) if key else {})},
+        home_files=command.home_files,
         stdin=run.prompt,
         user="agent",
         cwd=WORK_TREE,
@@ -129,8 +134,16 @@ def _job(run: Run, ports: Ports) -> JobSpec:
     )
 
 
-def model_access(agent: AgentName, settings: ExecutorSettings) -> tuple[Secret, str | None, str | None]:
-    """The agent's model key, base URL and model. Raises RunFailed when this deployment has no key for it."""
+def model_access(
+    agent: AgentName, settings: ExecutorSettings, preferences: AgentPreferences
+) -> tuple[Secret | None, str | None, str | None]:
+    """The model key, base URL and model that the deployment gives the agent.
+
+    They belong together. Where the user brings any of it, they bring it all: our key goes to no address but ours.
+    Raises RunFailed when there is no key, neither theirs nor ours.
+    """
+    if preferences.model_access:
+        return None, None, None
     key, name, base_url, model = {
         AgentName.CLAUDE: (
             settings.anthropic_api_key,

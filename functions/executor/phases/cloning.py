@@ -33,14 +33,15 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         raise _failure(cloned, run, ports)
     return Advance(
         phase=Phase.SETUP if run.setup_script else Phase.AGENT,
-        changes={"base_commit": cloned["base_commit"], "reader_state": _nothing_read(run, ports, cloned)},
+        changes={"base_commit": cloned["base_commit"], "reader_state": _nothing_read(run, ports, secrets, cloned)},
         events=(Event("cloned", {"commit": cloned["base_commit"], "branch": run.branch}),),
     )
 
 
-def _nothing_read(run: Run, ports: Ports, cloned: dict[str, Any]) -> dict[str, Any]:
+def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str, Any]) -> dict[str, Any]:
     """Where the reading of the agent's output will start: what the agent itself does not tell."""
-    _, _, model = model_access(run.agent, ports.settings)
+    preferences, _ = secrets.preferences()
+    _, _, model = model_access(run.agent, ports.settings, preferences)
     return ReaderState.start(workdir=cloned["work_tree"], model=run.model or model).to_json()
 
 

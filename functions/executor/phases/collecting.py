@@ -40,6 +40,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         state = folder.start(JOB, _collector(run, folder.path()), wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
+    secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     report = _report(state)
     secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
     raw = folder.read(RESULT_FILE)
