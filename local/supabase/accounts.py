@@ -14,6 +14,8 @@ from local.supabase.database import Connection
 
 REUSE_GRACE = timedelta(seconds=10)  # GoTrue's SECURITY_REFRESH_TOKEN_REUSE_INTERVAL
 REFRESH_TOKEN_BYTES = 16
+# Everywhere, here, or everywhere else.
+SIGN_OUT_SCOPES = {"global": "true", "local": "id = %(session)s", "others": "id <> %(session)s"}
 
 Row = dict[str, Any]
 
@@ -167,8 +169,8 @@ async def refresh_token(connection: Connection, token: str) -> Row | None:
 
 
 async def close_sessions(connection: Connection, user_id: UUID, session_id: UUID | None, scope: str) -> None:
-    """Sign out everywhere (`global`), here (`local`) or everywhere else (`others`)."""
-    condition = {"local": "id = %(session)s", "others": "id is distinct from %(session)s"}.get(scope, "true")
+    """Sign out in one of SIGN_OUT_SCOPES. Without a session all of them mean everywhere, as in GoTrue."""
+    condition = SIGN_OUT_SCOPES[scope if session_id else "global"]
     await connection.execute(
         f"delete from auth.sessions where user_id = %(user)s and {condition}".encode(),  # noqa: S608 - ours, above
         {"user": user_id, "session": session_id},

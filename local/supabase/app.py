@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from local.supabase.auth import AuthRoutes
 from local.supabase.database import Database
@@ -13,7 +17,8 @@ from local.supabase.rest import RestRoutes
 from local.supabase.tokens import Keys
 
 PREFLIGHT_S = 3600
-EXPOSED_HEADERS = ("Content-Range", "X-Total-Count", "X-Supabase-Api-Version", "Link")
+EXPOSED_HEADERS = ("Content-Range", "Content-Location", "Location", "X-Total-Count", "X-Supabase-Api-Version", "Link")
+NO_SUCH_ENDPOINT = {404: "PGRST125", 405: "PGRST117"}  # PostgREST's codes
 
 
 def create_gateway(dsn: str, jwt_secret: str, publishable_key: str, secret_key: str, public_url: str) -> Starlette:
@@ -43,4 +48,11 @@ def create_gateway(dsn: str, jwt_secret: str, publishable_key: str, secret_key: 
         max_age=PREFLIGHT_S,
     )
     routes = [*RestRoutes(database, keys).routes(), *AuthRoutes(database, keys, public_url).routes()]
-    return Starlette(routes=routes, middleware=[any_page], lifespan=connected)
+    refusals: dict[int, Any] = dict.fromkeys(NO_SUCH_ENDPOINT, _no_such_endpoint)
+    return Starlette(routes=routes, middleware=[any_page], exception_handlers=refusals, lifespan=connected)
+
+
+async def _no_such_endpoint(request: Request, error: HTTPException) -> Response:
+    text = f"The local stack has no {request.method} {request.url.path}. It serves /rest/v1 and /auth/v1 of Supabase."
+    body = {"code": NO_SUCH_ENDPOINT[error.status_code], "message": text, "details": None, "hint": None}
+    return JSONResponse(body, error.status_code, error.headers)

@@ -6,15 +6,16 @@ from typing import Any
 
 from starlette.requests import Request
 
-from local.supabase.catalog import SCHEMA, Catalog, Function, Table
+from local.supabase.catalog import SCHEMA, Catalog, Table
 from local.supabase.cursor import GrammarError
 from local.supabase.errors import ApiError
 from local.supabase.grammar import Preferences, parse_names, parse_prefer, parse_query
 from local.supabase.query import Query
-from local.supabase.statements import Upsert, Writing
+from local.supabase.statements import Call, Upsert, Writing
 from local.supabase.tokens import Caller
 
 OBJECT = "application/vnd.pgrst.object+json"
+ANSWERED = frozenset({"*/*", "application/*", "application/json", OBJECT})
 NOT_OF_THE_QUERY = frozenset({"columns", "on_conflict", "apikey"})
 
 
@@ -29,6 +30,9 @@ class Asked:
         profile = request.headers.get("accept-profile" if self.is_get else "content-profile", SCHEMA)
         if profile != SCHEMA:
             raise ApiError(406, "PGRST106", f"Invalid schema: {profile}", hint=f"Only {SCHEMA} is exposed")
+        accepted = request.headers.get("accept", "*/*")
+        if not any(map(_can_answer_with, accepted.split(","))):
+            raise ApiError(406, "PGRST107", f"None of these media types are available: {accepted}")
 
     @property
     def is_get(self) -> bool:
@@ -61,7 +65,7 @@ class Asked:
         try:
             return parse_query((key, value) for key, value in parameters if key not in names)
         except GrammarError as error:
-            raise ApiError(400, "PGRST100", str(error)) from None
+            raise ApiError(400, error.code, str(error)) from None
 
     @cached_property
     def _text(self) -> str:
@@ -74,7 +78,7 @@ class Asked:
     def json(self) -> Any:
         try:
             return json.loads(self._text or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ApiError(400, "PGRST102", "Empty or invalid json") from None
 
     @cached_property
@@ -95,7 +99,7 @@ class Asked:
                     f"Could not find the '{column}' column of '{self.table.name}' in the schema cache",
                 )
         array = self._text if isinstance(self.json, list) else f"[{self._text or '{}'}]"
-        return Writing(self.table, array, columns, len(rows))
+        return Writing(self.table, array, columns, len(rows), self.prefer.missing_is_default)
 
     @property
     def upsert(self) -> Upsert | None:
@@ -109,23 +113,25 @@ class Asked:
         try:
             return parse_names(text)
         except GrammarError as error:
-            raise ApiError(400, "PGRST100", str(error)) from None
+            raise ApiError(400, error.code, str(error)) from None
 
-    def call(self) -> tuple[Function, dict[str, object], Query]:
-        """The function of the path, its arguments, and the query on its result.
+    def call(self) -> tuple[Call, Query]:
+        """The call of the path's function, and the query on its result.
 
         The arguments are the body; or with GET the parameters that have an argument's name.
         """
         name = self.request.path_params["function"]
-        if self.is_get:
-            arguments: dict[str, object] = {
-                key: value
-                for key, value in self.request.query_params.items()
-                if key in self.catalog.argument_names(name)
-            }
-        elif isinstance(self.json, dict):
-            arguments = self.json
-        else:
+        arguments = self._arguments_in_url(name) if self.is_get else self.json
+        if not isinstance(arguments, dict):
             raise ApiError(400, "PGRST102", "The body must be an object with the function's arguments")
-        not_filters = NOT_OF_THE_QUERY | (arguments.keys() if self.is_get else frozenset())
-        return self.catalog.function(name, arguments), arguments, self.query_without(not_filters)
+        call = Call(self.catalog.function(name, arguments), arguments, from_url=self.is_get)
+        return call, self.query_without(NOT_OF_THE_QUERY | (set(arguments) if self.is_get else set()))
+
+    def _arguments_in_url(self, function_name: str) -> dict[str, str]:
+        known = self.catalog.argument_names(function_name)
+        return {key: value for key, value in self.request.query_params.items() if key in known}
+
+
+def _can_answer_with(media_range: str) -> bool:
+    kind, _, parameters = media_range.partition(";")
+    return kind.strip() in ANSWERED and "nulls=stripped" not in parameters

@@ -118,23 +118,28 @@ class AuthRoutes:
 
     async def _user(self, request: Request) -> Response:
         async with self._transaction() as connection:
-            return JSONResponse(forms.user_json(await self._own_user(connection, request)))
+            user, _session_id = await self._signed_in(connection, request)
+            return JSONResponse(forms.user_json(user))
 
     async def _update_own_user(self, request: Request) -> Response:
         body = await forms.json_body(request)
         changes = await _changes(body, metadata="data")
         async with self._transaction() as connection:
-            user = await self._own_user(connection, request)
+            user, session_id = await self._signed_in(connection, request)
+            if changes["password_hash"]:
+                if await passwords.matches(forms.password(body), user["encrypted_password"]):
+                    text = "New password should be different from the old password."
+                    raise AuthError(422, "same_password", text)
+                await accounts.close_sessions(connection, user["id"], session_id, "others")
             return await _updated(connection, user, changes)
 
     async def _log_out(self, request: Request) -> Response:
-        claims = self._user_claims(request)
-        session_id = claims.get("session_id")
-        scope = request.query_params.get("scope", "global")
+        scope = request.query_params.get("scope") or "global"
+        if scope not in accounts.SIGN_OUT_SCOPES:
+            raise AuthError(400, "validation_failed", f'Unsupported logout scope "{scope}"')
         async with self._transaction() as connection:
-            await accounts.close_sessions(
-                connection, UUID(claims["sub"]), UUID(session_id) if session_id else None, scope
-            )
+            user, session_id = await self._signed_in(connection, request)
+            await accounts.close_sessions(connection, user["id"], session_id, scope)
         return Response(None, 204)
 
     async def _list_users(self, request: Request) -> Response:
@@ -212,26 +217,23 @@ class AuthRoutes:
             }
         )
 
-    def _user_claims(self, request: Request) -> dict[str, Any]:
+    async def _signed_in(self, connection: Connection, request: Request) -> tuple[Row, UUID | None]:
+        """The user of the bearer token, and the live session it belongs to; tokens of our own API belong to none."""
         token = bearer_token(request.headers.get("authorization"))
         if token is None:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:
             claims = verify(self._keys.jwt_secret, token)
-            UUID(claims["sub"])
+            user_id = UUID(claims["sub"])
+            session_id = UUID(claims["session_id"]) if claims.get("session_id") else None
         except (ApiError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise AuthError(403, "bad_jwt", f"invalid JWT: {error}") from None
-        return claims
-
-    async def _own_user(self, connection: Connection, request: Request) -> Row:
-        claims = self._user_claims(request)
-        user = await accounts.user_by_id(connection, UUID(claims["sub"]))
+        user = await accounts.user_by_id(connection, user_id)
         if user is None:
             raise _user_not_found(403)
-        session_id = claims.get("session_id")
-        if session_id and not await accounts.session_exists(connection, UUID(session_id)):
+        if session_id and not await accounts.session_exists(connection, session_id):
             raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
-        return user
+        return user, session_id
 
     def _with_key(self, handle: Endpoint) -> Endpoint:
         async def with_key(request: Request) -> Response:

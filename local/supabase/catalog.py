@@ -1,7 +1,7 @@
 """What the exposed schema contains: tables, foreign keys and functions, read from PostgreSQL's own catalog."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -15,11 +15,12 @@ COMPOSITE = "c"  # pg_type.typtype
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view."""
+    """A table or view. `defaults` are SQL expressions of the columns that have one."""
 
     name: str
-    columns: frozenset[str]
-    primary_key: tuple[str, ...]
+    columns: frozenset[str] = frozenset()
+    primary_key: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,12 @@ class Catalog:
         """The function of this name that can be called with exactly the `given` argument names."""
         found = [function for function in self.functions if function.name == name and function.accepts(given)]
         if not found:
-            arguments = ", ".join(sorted(given)) or "no arguments"
+            sought = f"{SCHEMA}.{name}" + (f"({', '.join(sorted(given))})" if given else " without parameters")
             raise ApiError(
                 404,
                 "PGRST202",
-                f"Could not find the function {SCHEMA}.{name}({arguments}) in the schema cache",
+                f"Could not find the function {sought} in the schema cache",
+                f"Searched for the function {sought}, but no matches were found in the schema cache.",
                 hint=self._signatures(name),
             )
         if len(found) > 1:
@@ -110,25 +112,29 @@ class Catalog:
     def relationship(self, table: str, target: str, hint: str | None) -> Relationship:
         """The one way from `table` to `target`: a table's name, or a foreign key's name or column."""
         found = [
-            relationship
+            (key.name, relationship)
             for key in self.foreign_keys
             for relationship in _directions(key, table, target)
             if hint is None or key.answers_to(hint) or hint == relationship.target
         ]
-        if not found:
-            raise ApiError(
-                400,
-                "PGRST200",
-                f"Could not find a relationship between '{table}' and '{target}' in the schema cache",
-            )
         if len(found) > 1:
+            candidates = ", ".join(f"'{target}!{name}'" for name, _ in found)
             raise ApiError(
                 300,
                 "PGRST201",
                 f"Could not embed because more than one relationship was found for '{table}' and '{target}'",
-                hint=f"Name the foreign key: {target}!<foreign key>(...)",
+                hint=f"Try changing '{target}' to one of the following: {candidates}.",
             )
-        return found[0]
+        if not found:
+            using = f" using the hint '{hint}'" if hint else ""
+            raise ApiError(
+                400,
+                "PGRST200",
+                f"Could not find a relationship between '{table}' and '{target}' in the schema cache",
+                f"Searched for a foreign key relationship between '{table}' and '{target}'{using}"
+                f" in the schema '{SCHEMA}', but no matches were found.",
+            )
+        return found[0][1]
 
     def _signatures(self, name: str) -> str | None:
         known = [
@@ -150,12 +156,15 @@ def _directions(key: ForeignKey, table: str, target: str) -> list[Relationship]:
 
 
 async def read_catalog(connection: AsyncConnection[TupleRow]) -> Catalog:
-    """Read it all: four queries, a few milliseconds."""
+    """Read it all: three queries, a few milliseconds."""
     tables = await (await connection.execute(_TABLES, (SCHEMA,))).fetchall()
     keys = await (await connection.execute(_FOREIGN_KEYS, (SCHEMA, SCHEMA))).fetchall()
     functions = await (await connection.execute(_FUNCTIONS, (SCHEMA, SCHEMA))).fetchall()
     return Catalog(
-        tables={name: Table(name, frozenset(columns), tuple(primary)) for name, columns, primary in tables},
+        tables={
+            name: Table(name, frozenset(columns), tuple(primary), defaults)
+            for name, columns, primary, defaults in tables
+        },
         foreign_keys=tuple(
             ForeignKey(name, table, tuple(columns), target, tuple(target_columns), unique)
             for name, table, columns, target, target_columns, unique in keys
@@ -165,7 +174,7 @@ async def read_catalog(connection: AsyncConnection[TupleRow]) -> Catalog:
 
 
 def _function(row: TupleRow) -> Function:
-    name, names, modes, types, default_count, returns_set, void, kind, table, is_record, volatility = row
+    name, names, modes, types, default_count, returns_set, void, kind, table, has_columns, volatility = row
     in_names = [n for n, mode in zip(names, modes or "i" * len(names), strict=False) if mode in ARGUMENT_IN]
     first_optional = len(types) - default_count
     return Function(
@@ -176,7 +185,7 @@ def _function(row: TupleRow) -> Function:
         ),
         returns_set=returns_set,
         returns_void=void,
-        composite=kind == COMPOSITE or is_record,
+        composite=kind == COMPOSITE or has_columns,
         table=table,
         read_only=volatility != "v",
     )
@@ -186,7 +195,13 @@ _TABLES = """
 select c.relname,
     array(select attname::text from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
     array(select a.attname::text from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = any (i.indkey)
-          where i.indrelid = c.oid and i.indisprimary)
+          where i.indrelid = c.oid and i.indisprimary),
+    (select coalesce(json_object_agg(a.attname, coalesce(
+             pg_get_expr(d.adbin, d.adrelid),
+             format('nextval(%%L)', pg_get_serial_sequence(c.oid::regclass::text, a.attname)))), '{}')
+     from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+         and (d.oid is not null or a.attidentity = 'd'))
 from pg_class c
 where c.relnamespace = to_regnamespace(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
@@ -216,7 +231,8 @@ _FUNCTIONS = """
 select p.proname, coalesce(p.proargnames, '{}'), p.proargmodes::text[],
     array(select format_type(t, null) from unnest(p.proargtypes) with ordinality u (t, o) order by o),
     p.pronargdefaults, p.proretset, p.prorettype = 'void'::regtype,
-    t.typtype::text, c.relname, p.prorettype = 'record'::regtype, p.provolatile::text
+    t.typtype::text, c.relname, coalesce(p.proargmodes::text[] && '{t,b,o}', p.prorettype = 'record'::regtype),
+    p.provolatile::text
 from pg_proc p
 join pg_type t on t.oid = p.prorettype
 left join pg_class c

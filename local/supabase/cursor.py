@@ -6,7 +6,9 @@ BARE_NAME_ENDS = ',:()!"'
 
 
 class GrammarError(Exception):
-    """The URL does not follow the grammar; the text says where."""
+    """The URL does not follow the grammar; the text says where. `code` is PostgREST's."""
+
+    code = "PGRST100"
 
 
 @dataclass(slots=True)
@@ -19,8 +21,9 @@ class Cursor:
     def at_end(self) -> bool:
         return self.at >= len(self.text)
 
-    def rest(self) -> str:
-        return self.text[self.at :]
+    def remainder(self) -> str:
+        start, self.at = self.at, len(self.text)
+        return self.text[start:]
 
     def sees(self, token: str) -> bool:
         return self.text.startswith(token, self.at)

@@ -16,6 +16,7 @@ STATUS_BY_SQLSTATE = {
 INSUFFICIENT_PRIVILEGE = "42501"
 AUTH_API_VERSION = "2024-01-01"  # the first with string codes; what current clients send
 RAISED_STATUS_PREFIX = "PT"  # a function may `raise sqlstate 'PT409'` to answer with HTTP 409
+FINAL_STATUSES = range(200, 600)
 
 
 class ApiError(Exception):
@@ -55,8 +56,8 @@ def api_error(error: psycopg.Error, role: str) -> ApiError:
 def _status(code: str, role: str) -> int:
     if code == INSUFFICIENT_PRIVILEGE:
         return 401 if role == ANONYMOUS else 403
-    if code.startswith(RAISED_STATUS_PREFIX) and code[2:].isdigit():
-        return int(code[2:])
+    if code.startswith(RAISED_STATUS_PREFIX):
+        return int(code[2:]) if code[2:].isdigit() and int(code[2:]) in FINAL_STATUSES else 500
     return STATUS_BY_SQLSTATE.get(code) or STATUS_BY_SQLSTATE.get(code[:2]) or 400
 
 

@@ -1,20 +1,26 @@
 """The query language of PostgREST: URL parameters in, a `Query` value out. Pure; knows no database.
 
-Built: select with `*`, aliases, casts, JSON paths and embedded tables (`!inner` and hints too); the filters
-of OPERATORS, `not.`, and()/or(); order, limit, offset; all of them also on an embedded table (`tasks.limit`).
-Not built, and refused as such: spreads (`...table`), aggregates, full-text and range operators.
+Built: select with `*`, aliases, casts, JSON paths and embedded tables (`!inner` and hints too); the filters of
+OPERATORS, `not.`, and()/or(); order, limit, offset; all of them also on an embedded table (`tasks.limit`); order by an
+embedded row's column, and filters on whether something is embedded (`project=is.null`).
+Refused as such: aggregates, which hosted Supabase refuses too, and spreads (`...table`), which we have not built.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from local.supabase.cursor import BARE_NAME_ENDS, Cursor, GrammarError
 from local.supabase.query import Column, Condition, Embed, Field, Filter, Group, Order, Query
 
-COMPARISONS = frozenset(
-    {"eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch"}
-    | {"is", "isdistinct", "in", "cs", "cd", "ov"}
+QUANTIFIED = frozenset({"eq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch"})  # may have QUANTIFIERS
+QUANTIFIERS = frozenset({"any", "all"})
+TEXT_SEARCHES = frozenset({"fts", "plfts", "phfts", "wfts"})  # may have a language
+OPERATORS = (
+    QUANTIFIED
+    | TEXT_SEARCHES
+    | frozenset({"neq", "is", "isdistinct", "in", "cs", "cd", "ov", "sl", "sr", "nxl", "nxr", "adj"})
 )
+AGGREGATES = frozenset({"count", "sum", "avg", "min", "max"})
 IS_VALUES = frozenset({"null", "not_null", "true", "false", "unknown"})
 LOGIC = {"and": False, "or": True}
 
@@ -26,6 +32,23 @@ class Preferences:
     returning: str = "minimal"
     count: bool = False
     resolution: str | None = None
+    missing_is_default: bool = False  # what some of the inserted rows lack becomes the column's default, not null
+    max_affected: int | None = None  # more changed rows than these are an error
+
+
+class NotEmbedded(GrammarError):
+    """A parameter is addressed to something that `select` does not embed."""
+
+    code = "PGRST108"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"'{name}' is not an embedded resource in this request")
+
+
+class AggregateRefused(GrammarError):
+    """`count()` or the like, which hosted Supabase does not allow."""
+
+    code = "PGRST123"
 
 
 def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
@@ -36,9 +59,9 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
     remaining = [_addressed(key, value) for key, value in parameters]
     select = next((value for path, key, value in remaining if not path and key == "select"), "")
     query, used = _with_parameters(parse_select(select or "*"), (), remaining)
-    for path, key, _ in remaining:
+    for path, _, _ in remaining:
         if path not in used:
-            raise GrammarError(f"'{'.'.join(path)}' of '{key}' is not an embedded resource in this request")
+            raise NotEmbedded(".".join(path))
     return query
 
 
@@ -54,10 +77,13 @@ def parse_prefer(headers: Sequence[str]) -> Preferences:
     """Unknown preferences are ignored, as the HTTP standard wants it."""
     pairs = [token.strip().partition("=") for header in headers for token in header.split(",")]
     values = {name.strip(): value.strip() for name, _, value in pairs}
+    max_affected = values.get("max-affected", "") if values.get("handling") == "strict" else ""
     return Preferences(
         returning=values.get("return", "minimal"),
         count=values.get("count") in {"exact", "planned", "estimated"},
         resolution=values.get("resolution"),
+        missing_is_default=values.get("missing") == "default",
+        max_affected=int(max_affected) if max_affected.isascii() and max_affected.isdigit() else None,
     )
 
 
@@ -80,13 +106,10 @@ def parse_column(text: str) -> Column:
 
 def parse_condition(column: str, text: str) -> Condition:
     """One filter parameter: `status` and `not.in.(a,b)`. Outside of lists the value is taken as it stands."""
-    operator, negated, operand = _operator(text)
-    value: str | tuple[str, ...] = operand
-    if operator == "in":
-        cursor = Cursor(operand)
-        value = _value_list(cursor)
-        cursor.expect_end()
-    return _checked(Condition(parse_column(column), operator, value, negated))
+    cursor = Cursor(text)
+    condition = _condition(cursor, parse_column(column), Cursor.remainder)
+    cursor.expect_end()
+    return condition
 
 
 def parse_group(name: str, text: str, *, negated: bool = False) -> Group:
@@ -99,7 +122,7 @@ def parse_group(name: str, text: str, *, negated: bool = False) -> Group:
 
 def parse_order(text: str) -> tuple[Order, ...]:
     """`created_at.desc.nullslast,id`."""
-    return tuple(_order_term(term) for term in text.split(",") if term)
+    return tuple(_order_term(term) for term in _split_outside_quotes(text, ",") if term)
 
 
 _Parameter = tuple[tuple[str, ...], str, str]
@@ -127,11 +150,15 @@ def _with_parameters(
         embeds.append(replace(embed, query=inner))
         used |= met
     single = dict(own)
+    order = parse_order(single.get("order", ""))
+    for term in order:
+        if term.embed is not None and query.embed(term.embed) is None:
+            raise NotEmbedded(term.embed)
     completed = replace(
         query,
         embeds=tuple(embeds),
         where=tuple(_filter(key, value) for key, value in own if key not in _NOT_FILTERS),
-        order=parse_order(single.get("order", "")),
+        order=order,
         limit=_whole_number(single["limit"], "limit") if "limit" in single else None,
         offset=_whole_number(single.get("offset", "0"), "offset"),
     )
@@ -152,8 +179,8 @@ def _whole_number(text: str, name: str) -> int:
 
 
 def _order_term(text: str) -> Order:
-    column, *modifiers = _split_outside_quotes(text, ".")
-    order = Order(parse_column(column))
+    by, *modifiers = _split_outside_quotes(text, ".")
+    order = _ordered_by(by)
     for modifier in modifiers:
         match modifier:
             case "asc" | "desc":
@@ -163,6 +190,18 @@ def _order_term(text: str) -> Order:
             case _:
                 raise GrammarError(f"unknown order '{modifier}' in '{text}'")
     return order
+
+
+def _ordered_by(text: str) -> Order:
+    """`created_at`, or `project(name)` for a column of the embedded row."""
+    cursor = Cursor(text)
+    column = _column(cursor, ends=BARE_NAME_ENDS)
+    embed = None
+    if not column.steps and cursor.take("("):
+        embed, column = column.name, _column(cursor, ends=BARE_NAME_ENDS)
+        cursor.expect(")")
+    cursor.expect_end()
+    return Order(column, embed=embed)
 
 
 def _select_list(cursor: Cursor) -> Query:
@@ -201,10 +240,11 @@ def _embed(cursor: Cursor, alias: str | None, target: str) -> Embed:
     cursor.expect("(")
     query = _select_list(cursor)
     cursor.expect(")")
-    if not query.fields and not query.embeds:
-        raise GrammarError(f"'{target}()' selects nothing; aggregates are not supported by the local stack")
     hint = next((hint for hint in hints if hint not in {"inner", "left"}), None)
-    return Embed(target, query, alias, hint, inner="inner" in hints)
+    embed = Embed(target, query, alias, hint, inner="inner" in hints)
+    if not embed.shown and target.rpartition(".")[2] in AGGREGATES:  # `pages.sum()` looks like an embed of nothing
+        raise AggregateRefused("Use of aggregate functions is not allowed")
+    return embed
 
 
 def _column(cursor: Cursor, ends: str) -> Column:
@@ -241,33 +281,38 @@ def _group_part(cursor: Cursor) -> Filter:
                 return Group(any_of, _group_parts(cursor), negated=bool(prefix))
     column = _column(cursor, ends=BARE_NAME_ENDS + ".")
     cursor.expect(".")
-    operator, negated, _ = _operator(cursor.rest())
-    cursor.take("not.")
-    cursor.expect(operator + ".")
-    value = _value_list(cursor) if operator == "in" else _group_value(cursor)
-    return _checked(Condition(column, operator, value, negated))
+    return _condition(cursor, column, _group_value)
 
 
-def _operator(text: str) -> tuple[str, bool, str]:
-    """`not.eq.5` as ("eq", True, "5")."""
-    positive = text.removeprefix("not.")
-    operator, dot, operand = positive.partition(".")
-    if not dot or operator not in COMPARISONS:
-        raise GrammarError(f"failed to parse filter ({text}): unknown or unsupported operator")
-    return operator, positive != text, operand
-
-
-def _checked(condition: Condition) -> Condition:
-    if condition.operator == "is" and str(condition.value).lower() not in IS_VALUES:
+def _condition(cursor: Cursor, column: Column, value: Callable[[Cursor], str]) -> Condition:
+    """Read `not.eq.5`; `value` reads what follows the operator, unless that is a list."""
+    negated = cursor.take("not.")
+    operator, modifier = _operator(cursor)
+    operand = _value_list(cursor) if operator == "in" else value(cursor)
+    condition = Condition(column, operator, operand, negated, modifier)
+    if operator == "is" and str(condition.value).lower() not in IS_VALUES:
         raise GrammarError(f"is.{condition.value}: expected one of {', '.join(sorted(IS_VALUES))}")
     return condition
+
+
+def _operator(cursor: Cursor) -> tuple[str, str | None]:
+    """Read `like(any).` as ("like", "any")."""
+    operator, modifier = cursor.until(".("), None
+    if cursor.take("("):
+        modifier = cursor.until(")")
+        cursor.expect(")")
+    modifiable = operator in TEXT_SEARCHES or (operator in QUANTIFIED and modifier in QUANTIFIERS)
+    if operator not in OPERATORS or (modifier is not None and not modifiable):
+        raise GrammarError(f"failed to parse filter ({cursor.text}): unknown or unsupported operator")
+    cursor.expect(".")
+    return operator, modifier
 
 
 def _value_list(cursor: Cursor) -> tuple[str, ...]:
     cursor.expect("(")
     values = []
     while not cursor.sees(")"):
-        values.append(cursor.quoted() if cursor.sees('"') else cursor.until(",)"))
+        values.append(_value(cursor))
         if not cursor.take(","):
             break
     cursor.expect(")")
@@ -275,11 +320,18 @@ def _value_list(cursor: Cursor) -> tuple[str, ...]:
 
 
 def _group_value(cursor: Cursor) -> str:
-    """A value inside and()/or(): quoted, a `{...}` literal (array or JSON), or up to the next `,` or `)`."""
+    """A value inside and()/or(), which may also be a `{...}` literal (array or JSON)."""
+    return cursor.balanced("{", "}") if cursor.sees("{") else _value(cursor)
+
+
+def _value(cursor: Cursor) -> str:
+    """One of several values: quoted as a whole, or as it stands up to the next `,` or `)`."""
+    start = cursor.at
     if cursor.sees('"'):
-        return cursor.quoted()
-    if cursor.sees("{"):
-        return cursor.balanced("{", "}")
+        quoted = cursor.quoted()
+        if cursor.at_end() or cursor.sees(",") or cursor.sees(")"):
+            return quoted
+        cursor.at = start  # supabase-js quotes `say "hi", you` without escapes
     return cursor.until(",)")
 
 

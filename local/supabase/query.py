@@ -23,12 +23,16 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`column operator value`; the value of `in` is a tuple."""
+    """`column operator value`; the value of `in` is a tuple.
+
+    The modifier is `any` or `all` of the values in an array, or the language of a full-text search.
+    """
 
     column: Column
     operator: str
     value: str | tuple[str, ...]
     negated: bool = False
+    modifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,20 @@ Filter = Condition | Group
 
 @dataclass(frozen=True, slots=True)
 class Order:
+    """By a column of the table; or of the one embedded row whose key is `embed`."""
+
     column: Column
     descending: bool = False
     nulls_first: bool | None = None
+    embed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """A related table inside each row. `hint` names the foreign key when several would do."""
+    """A related table inside each row. `hint` names the foreign key when several would do.
+
+    One that selects nothing is not shown: it is there for filters (`tasks!inner()`, `tasks()` with `tasks=is.null`).
+    """
 
     target: str
     query: "Query"
@@ -63,6 +73,10 @@ class Embed:
     @property
     def key(self) -> str:
         return self.alias or self.target
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.query.fields or self.query.embeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +89,6 @@ class Query:
     order: tuple[Order, ...] = ()
     limit: int | None = None
     offset: int = 0
+
+    def embed(self, key: str) -> Embed | None:
+        return next((embed for embed in self.embeds if embed.key == key), None)

@@ -14,7 +14,7 @@ from local.supabase.asked import OBJECT, Asked
 from local.supabase.database import Database
 from local.supabase.errors import ANONYMOUS, ApiError, api_error
 from local.supabase.query import Query
-from local.supabase.statements import Statement
+from local.supabase.sql_text import Statement
 from local.supabase.tokens import Caller, Keys, identify
 
 JSON = "application/json; charset=utf-8"
@@ -88,12 +88,12 @@ class RestRoutes:
         return _changed_response(asked, answer, status=200, status_without_rows=204)
 
     async def _call(self, asked: Asked) -> Response:
-        function, arguments, query = asked.call()
-        statement = statements.call(asked.catalog, function, arguments, query, count=asked.prefer.count)
-        answer = await self._answer(asked, statement, read_only=asked.is_get or function.read_only)
-        if function.returns_void:
+        call, query = asked.call()
+        statement = statements.call(asked.catalog, call, query, count=asked.prefer.count)
+        answer = await self._answer(asked, statement, read_only=asked.is_get or call.function.read_only)
+        if call.function.returns_void:
             return Response(None, 204)
-        if not function.returns_set:
+        if not call.function.returns_set:
             return Response(answer.only, media_type=JSON)
         return _rows_response(asked, answer, query)
 
@@ -112,6 +112,8 @@ class RestRoutes:
                 return await self._handled(handle, request, caller)
             except ApiError as refusal:
                 return refusal.as_response()
+            except RecursionError:
+                return ApiError(400, "PGRST100", "The query has too many brackets inside brackets").as_response()
             except psycopg.Error as error:
                 if (error.sqlstate or "").startswith(SYNTAX_OR_ACCESS):
                     self._database.forget_catalog()
@@ -143,14 +145,23 @@ class RestRoutes:
         ) as connection:
             cursor = await connection.execute(statement.text, statement.values)
             answer = Answer(*(await cursor.fetchone() or ("[]", 0)))
-            if asked.wants_object and answer.count != 1:
-                raise ApiError(
-                    406,
-                    "PGRST116",
-                    "Cannot coerce the result to a single JSON object",
-                    f"The result contains {answer.count} rows",
-                )
+            if not read_only:
+                _refuse_too_many(asked, answer)
+            _refuse_all_but_one(asked, answer)
         return answer
+
+
+def _refuse_too_many(asked: Asked, answer: Answer) -> None:
+    at_most = asked.prefer.max_affected
+    if at_most is not None and answer.count > at_most:
+        text = "Query result exceeds max-affected preference constraint"
+        raise ApiError(400, "PGRST124", text, f"The query affects {answer.count} rows")
+
+
+def _refuse_all_but_one(asked: Asked, answer: Answer) -> None:
+    if asked.wants_object and answer.count != 1:
+        text = "Cannot coerce the result to a single JSON object"
+        raise ApiError(406, "PGRST116", text, f"The result contains {answer.count} rows")
 
 
 def _rows_response(asked: Asked, answer: Answer, query: Query) -> Response:

@@ -57,6 +57,7 @@ create function public.some_authors() returns setof public.authors language sql 
     as 'select * from public.authors order by name';
 create function public.some_words() returns setof text language sql stable as $$ values ('a'), ('b') $$;
 create function public.pair() returns table (left_one int, right_one text) language sql stable as $$ values (1, 'x') $$;
+create function public.one_column() returns table (number int) language sql stable as 'values (1), (2)';
 create function public.write_log(note text) returns void language sql as 'insert into public.log (note) values (note)';
 create function public.who() returns jsonb language sql stable
     as $$ select jsonb_build_object('uid', auth.uid(), 'role', auth.role(), 'user', current_user) $$;
@@ -158,6 +159,14 @@ class TestReading:
             (lambda q: q.in_("pages", []), []),
             (lambda q: q.like("title", "The%"), ["The Dispossessed", "The Lathe of Heaven"]),
             (lambda q: q.ilike("title", "*HEAVEN"), ["The Lathe of Heaven"]),
+            (lambda q: q.like_all_of("title", "The%,%of%"), ["The Lathe of Heaven"]),
+            (lambda q: q.ilike_any_of("title", "ficc%,%heaven"), ['Ficciones, "1944"', "The Lathe of Heaven"]),
+            (lambda q: q.filter("title", "match", "^Fic+"), ['Ficciones, "1944"']),
+            (lambda q: q.filter("title", "imatch", "^the d"), ["The Dispossessed"]),
+            (lambda q: q.filter("pages", "isdistinct", "184"), ['Ficciones, "1944"', "The Dispossessed"]),
+            (lambda q: q.filter("pages", "eq(any)", "{184,341}"), ["The Dispossessed", "The Lathe of Heaven"]),
+            (lambda q: q.filter("title", "wfts(english)", "dispossess"), ["The Dispossessed"]),
+            (lambda q: q.match({"title": "The Dispossessed", "pages": 341}), ["The Dispossessed"]),
             (lambda q: q.or_("pages.eq.1,and(pages.gt.300,title.like.*D*)"), ["The Dispossessed"]),
             (lambda q: q.or_('title.eq."Ficciones, \\"1944\\"",pages.in.(1,2)'), ['Ficciones, "1944"']),
             (lambda q: q.eq("title", "'; drop table public.books; --"), []),
@@ -219,12 +228,19 @@ class TestReading:
             (service.table("nothing").select("*"), "PGRST205"),
             (service.table("books").select("nothing"), "42703"),
             (service.table("books").select("nothing(id)"), "PGRST200"),
-            (service.table("books").select("id").filter("id", "fts", "x"), "PGRST100"),
+            (service.table("books").select("id").filter("id", "wat", "x"), "PGRST100"),
+            (service.table("books").select("pages.sum()"), "PGRST123"),
+            (service.table("books").select("id").csv(), "PGRST107"),
             (service.table("books").select("id").eq("id", "not a number"), "22P02"),
         ]:
             with pytest.raises(APIError) as refused:
                 query.execute()
             assert refused.value.code == code
+
+    def test_brackets_without_end_are_the_callers_mistake(self, wire):
+        for query in ("or=" + "(and" * 5000, "select=" + "books(" * 5000):
+            answer = wire.get(f"/rest/v1/books?{query}")
+            assert (answer.status_code, answer.json()["code"]) == (400, "PGRST100")
 
     def test_names_are_never_sql(self, wire):
         for query in (
@@ -274,7 +290,19 @@ class TestEmbedding:
 
     def test_a_filter_on_something_not_embedded_is_refused(self, wire):
         answer = wire.get("/rest/v1/books?select=id&authors.name=eq.x")
-        assert (answer.status_code, answer.json()["code"]) == (400, "PGRST100")
+        assert (answer.status_code, answer.json()["code"]) == (400, "PGRST108")
+
+    def test_the_embedded_row_orders_and_filters_the_rows_around_it(self, service, library):
+        query = service.table("books").select("title, author:author_id(name), editor:editor_id()")
+        query = query.in_("author_id", library["ids"])
+        by_author = query.order("author(name)", desc=True).order("title").execute()
+        assert titles(by_author) == ["The Dispossessed", "The Lathe of Heaven", 'Ficciones, "1944"']
+        assert all(row.keys() == {"title", "author"} for row in by_author.data), "an embed of nothing is not shown"
+        assert titles(query.not_.is_("editor", "null").execute()) == ["The Dispossessed"]
+
+    def test_messages_about_columns_name_the_table(self, wire):
+        message = wire.get("/rest/v1/books?select=nothing").json()["message"]
+        assert message == "column books.nothing does not exist"
 
 
 class TestWriting:
@@ -360,6 +388,25 @@ class TestWriting:
         assert (answer.status_code, answer.json()["code"]) == (406, "PGRST116")
         assert service.table("books").select("id").eq("pages", 9999).execute().data == []
 
+    def test_a_change_of_more_rows_than_allowed_is_taken_back(self, service, library):
+        change = service.table("books").delete().eq("author_id", library["ids"][0])
+        with pytest.raises(APIError) as refused:
+            change.max_affected(1).execute()
+        assert refused.value.code == "PGRST124"
+        assert len(service.table("books").select("id").eq("author_id", library["ids"][0]).execute().data) == 2
+
+    def test_what_some_rows_lack_gets_its_default_on_request(self, gateway, wire, service):
+        with psycopg.connect(gateway.dsn) as connection:
+            connection.execute(
+                """create table public.lamps (id int generated by default as identity, "50%" text default '50%',
+                   lit bool not null default false, twice bool generated always as (lit) stored)"""
+            )
+        rows = [{"50%": "a"}, {"lit": True}, {"id": 9}]
+        assert wire.post("/rest/v1/lamps?columns=id,50%25,lit", json=rows).json()["code"] == "23502"
+        lit = service.table("lamps").insert(rows, default_to_null=False).execute().data
+        assert [(row["50%"], row["lit"]) for row in lit] == [("a", False), ("50%", True), ("50%", False)]
+        assert lit[2]["id"] == 9
+
     def test_violated_constraints_are_conflicts(self, wire, library):
         taken = {"author_id": library["ids"][0], "title": "The Dispossessed"}
         nobody = {"author_id": -1, "title": "x"}
@@ -371,6 +418,7 @@ class TestWriting:
     def test_bodies_that_cannot_be_rows(self, wire):
         for body, code in (
             ("{", "PGRST102"),
+            ("[" * 100_000, "PGRST102"),
             ("[1]", "PGRST102"),
             ('[{"title": "x"}, {"pages": 1}]', "PGRST102"),
             ('{"nothing": 1}', "PGRST204"),
@@ -422,6 +470,15 @@ class TestFunctions:
     def test_a_set_of_values_and_a_table_of_columns(self, service):
         assert service.rpc("some_words").execute().data == ["a", "b"]
         assert service.rpc("pair").execute().data == [{"left_one": 1, "right_one": "x"}]
+        assert service.rpc("one_column").execute().data == [{"number": 1}, {"number": 2}]
+        page = service.rpc("some_words", count="exact").limit(1).execute()
+        assert (page.data, page.count) == (["a"], 2)
+
+    def test_arguments_in_a_url_are_read_as_their_types(self, wire):
+        words = {"words": '{hi,"a,b"}', "extra": '{"x": [1, null]}'}
+        assert wire.get("/rest/v1/rpc/shout", params=words).json() == {"first": "HI", "extra": {"x": [1, None]}}
+        refused = wire.get("/rest/v1/rpc/add?a=one")
+        assert (refused.status_code, refused.json()["code"]) == (400, "22P02")
 
     def test_nothing_comes_out_of_void(self, wire, service):
         note = uuid.uuid4().hex
@@ -439,6 +496,8 @@ class TestFunctions:
             ("PT404", 404),
             ("PT409", 409),
             ("PT429", 429),
+            ("PT100", 500),
+            ("PTXYZ", 500),
             ("40001", 500),
             ("23505", 409),
             ("57014", 500),
@@ -545,6 +604,15 @@ class TestRights:
         refused = httpx.get(f"{gateway.url}/rest/v1/books", headers={"Origin": "https://app.example.com"})
         assert refused.headers["access-control-allow-origin"] == "*", "an error must be readable too"
         assert "Content-Range" in refused.headers["access-control-expose-headers"]
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("GET", "/storage/v1/bucket", 404), ("GET", "/rest/v1/a/b", 404), ("PUT", "/rest/v1/books", 405)],
+    )
+    def test_what_is_not_served_says_so(self, wire, method, path, status):
+        answer = wire.request(method, path)
+        assert answer.status_code == status
+        assert answer.json()["message"].startswith(f"The local stack has no {method} {path}.")
 
 
 @pytest.fixture
@@ -664,6 +732,51 @@ class TestAuth:
         anonymous.auth.sign_out({"scope": "local"})
         assert other.auth.get_user().user.email == account["email"]
 
+    def test_signing_out_elsewhere_leaves_this_device_alone(self, gateway, anonymous, account):
+        other = create_client(gateway.url, gateway.publishable_key)
+        anonymous.auth.sign_up(account)
+        other.auth.sign_in_with_password(account)
+        anonymous.auth.sign_out({"scope": "others"})
+        assert anonymous.auth.get_user().user.email == account["email"]
+        with pytest.raises(AuthApiError):
+            other.auth.get_user()
+
+    def test_a_session_that_has_ended_cannot_end_others(self, gateway, anonymous, account):
+        other = create_client(gateway.url, gateway.publishable_key)
+        anonymous.auth.sign_up(account)
+        other.auth.sign_in_with_password(account)
+        headers = {
+            "apikey": gateway.publishable_key,
+            "Authorization": f"Bearer {other.auth.get_session().access_token}",
+        }
+        unknown = httpx.post(f"{gateway.url}/auth/v1/logout?scope=all", headers=headers)
+        assert (unknown.status_code, unknown.json()["error_code"]) == (400, "validation_failed")
+        assert httpx.post(f"{gateway.url}/auth/v1/logout?scope=local", headers=headers).status_code == 204
+        again = httpx.post(f"{gateway.url}/auth/v1/logout", headers=headers)
+        assert (again.status_code, again.json()["error_code"]) == (403, "session_not_found")
+        assert anonymous.auth.get_user().user.email == account["email"]
+
+    def test_a_new_password_is_another_one_and_ends_other_sessions(self, gateway, anonymous, account):
+        other = create_client(gateway.url, gateway.publishable_key)
+        anonymous.auth.sign_up(account)
+        other.auth.sign_in_with_password(account)
+        with pytest.raises(AuthApiError) as refused:
+            anonymous.auth.update_user({"password": account["password"]})
+        assert refused.value.code == "same_password"
+        assert other.auth.get_user().user.email == account["email"]
+        anonymous.auth.update_user({"password": "another horse"})
+        assert anonymous.auth.get_user().user.email == account["email"]
+        with pytest.raises(AuthApiError):
+            other.auth.get_user()
+
+    def test_the_page_to_return_to_changes_nothing(self, gateway, account):
+        headers = {"apikey": gateway.publishable_key, "x-supabase-api-version": "2024-01-01"}
+        body = account | {"data": {}, "gotrue_meta_security": {}, "code_challenge": None, "code_challenge_method": None}
+        url = f"{gateway.url}/auth/v1/signup?redirect_to=http%3A%2F%2Flocalhost%3A3000%2F"
+        assert httpx.post(url, headers=headers, json=body).json()["user"]["email"] == account["email"]
+        again = httpx.post(url, headers=headers, json=body)
+        assert (again.status_code, again.json()["code"]) == (422, "user_already_exists")
+
     def test_users_change_their_own_account(self, anonymous, account):
         anonymous.auth.sign_up(account | {"options": {"data": {"a": 1, "b": 2}}})
         changed = anonymous.auth.update_user({"data": {"b": None, "c": 3}, "password": "another horse"}).user
@@ -762,6 +875,155 @@ class TestTheFrontend:
         with pytest.raises(APIError) as refused:
             browser.table("tasks").update({"status": "completed"}).eq("id", task["id"]).execute()
         assert refused.value.code == "42501"
+
+
+class Tenants:
+    """Ada and Mallory, each with rows in the project's tables."""
+
+    READABLE = """
+        select c.relname, coalesce(string_agg(a.attname, ','), '*')
+        from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+            and has_column_privilege('authenticated', c.oid, a.attnum, 'select')
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v') group by c.relname order by c.relname
+    """
+    FOREIGN_KEYS = """
+        select k.conname, own.relname, target.relname from pg_constraint k
+        join pg_class own on own.oid = k.conrelid join pg_class target on target.oid = k.confrelid
+        where k.contype = 'f' and own.relnamespace = 'public'::regnamespace
+            and target.relnamespace = 'public'::regnamespace order by k.conname
+    """
+
+    def __init__(self, gateway):
+        self.gateway = gateway
+        self.ada, self.mallory = self.new_user("ada"), self.new_user("mallory")
+        self.tables = dict(self.sql(self.READABLE))  # what a user may read: columns by table
+        run_of_ada = self.new_run(self.ada, self.new_project(self.ada))
+        self.new_run(self.mallory, self.new_project(self.mallory))
+        self.adas = [str(self.ada), "ada's", str(run_of_ada)]  # one of them stands in each row of hers
+
+    def let_tasks_point_into_each_others_projects(self):
+        """What no user can do, but what a fault of ours might."""
+        self.sql("update tasks t set project_id = (select id from projects p where p.user_id <> t.user_id)")
+
+    def sql(self, statement, *values):
+        with psycopg.connect(self.gateway.dsn) as connection:
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def new_user(self, name):
+        return self.sql("insert into auth.users (email) values (%s) returning id", f"{name}@example.com")[0][0]
+
+    def new_project(self, user):
+        whose = "ada's" if user == self.ada else "mallory's"
+        columns = "user_id, name, repo_url, repo_name, repo_owner"
+        values = (user, whose, f"https://github.com/o/{user}", str(user), "o")
+        return self.sql(f"insert into projects ({columns}) values (%s, %s, %s, %s, %s) returning id", *values)[0][0]
+
+    def new_run(self, user, project):
+        """A task with a run, an event and a file."""
+        task = self.sql("insert into tasks (user_id, project_id) values (%s, %s) returning id", user, project)[0][0]
+        columns = "task_id, user_id, prompt, agent"
+        run = self.sql(f"insert into runs ({columns}) values (%s, %s, 'p', 'claude') returning id", task, user)[0][0]
+        self.sql("insert into task_events (task_id, seq, run_id, kind) values (%s, 0, %s, 'phase')", task, run)
+        self.sql("insert into task_files (task_id, run_id, path, status) values (%s, %s, 'f', 'added')", task, run)
+        return run
+
+    def client_of(self, user):
+        claims = {"sub": str(user), "role": "authenticated", "aud": "authenticated", "exp": time.time() + 600}
+        token = jwt.encode(claims, self.gateway.jwt_secret, algorithm="HS256")
+        headers = {"apikey": self.gateway.publishable_key, "Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=f"{self.gateway.url}/rest/v1", headers=headers, timeout=20)
+
+    def reads(self):
+        """Every table, and every table embedded in every other one by each key in both directions."""
+        yield from (f"/{table}?select={columns}" for table, columns in self.tables.items())
+        for key, own, target in self.sql(self.FOREIGN_KEYS):
+            for outer, inner in ((own, target), (target, own)):
+                for join in (key, f"{key}!inner"):
+                    yield f"/{outer}?select={self.tables[outer]},embedded:{inner}!{join}({self.tables[inner]})"
+
+    def rows_of_ada(self):
+        everything = {table: self.sql(f"select to_jsonb(t)::text from {table} t order by 1") for table in self.tables}
+        return {
+            table: [row for (row,) in rows if any(mark in row for mark in self.adas)]
+            for table, rows in everything.items()
+        }
+
+
+@pytest.fixture
+def tenants(fresh_database, make_gateway):
+    return Tenants(make_gateway(fresh_database()))
+
+
+class TestTenants:
+    """On the project's own tables: what a user must never reach, in any form of request."""
+
+    def test_no_form_of_reading_shows_a_row_of_another_user(self, tenants):
+        tenants.let_tasks_point_into_each_others_projects()
+        with tenants.client_of(tenants.mallory) as mallory:
+            answers = {path: mallory.get(path).text for path in tenants.reads()}
+        assert {path: text for path, text in answers.items() if any(mark in text for mark in tenants.adas)} == {}
+        assert "mallory's" in answers[f"/projects?select={tenants.tables['projects']}"]
+
+    def test_the_same_requests_show_her_own_rows_to_the_owner(self, tenants):
+        """Otherwise the test above would prove nothing."""
+        with tenants.client_of(tenants.ada) as ada:
+            shown = {path for path in tenants.reads() if any(mark in ada.get(path).text for mark in tenants.adas)}
+        tables = {path.removeprefix("/").partition("?")[0] for path in shown}
+        assert tables >= {"users", "projects", "tasks", "runs", "task_events", "task_files"}
+        assert any("embedded:task_files" in path for path in shown)
+
+    def test_no_filter_or_count_tells_that_a_row_of_another_user_exists(self, tenants):
+        tenants.let_tasks_point_into_each_others_projects()
+        counting = {"Prefer": "count=exact"}
+        with tenants.client_of(tenants.mallory) as mallory:
+            for condition in (
+                f"projects?select=id&user_id=eq.{tenants.ada}",
+                f"projects?select=id&or=(user_id.eq.{tenants.ada},name.like.ada*)",
+                f"users?select=id&id=in.({tenants.ada})",
+                "tasks?select=id,projects!inner()&projects.name=like.ada*",
+                "tasks?select=id,projects(id)&projects=not.is.null",
+                f"runs?select=id,tasks!inner(id)&tasks.user_id=eq.{tenants.ada}",
+            ):
+                answer = mallory.head(f"/{condition}", headers=counting)
+                assert (answer.status_code, answer.headers["content-range"]) == (200, "*/0"), condition
+
+    def test_no_change_reaches_a_row_of_another_user(self, tenants):
+        before = tenants.rows_of_ada()
+        assert all(before[table] for table in ("users", "projects", "tasks", "runs", "task_events", "task_files"))
+        with tenants.client_of(tenants.mallory) as mallory:
+            for table in tenants.tables:
+                [column] = tenants.sql(
+                    "select attname from pg_attribute where attrelid = %s::regclass and attnum = 1", table
+                )[0]
+                for returning in ("return=minimal", "return=representation"):
+                    everything, wanted = f"/{table}?{column}=not.is.null", {"Prefer": returning}
+                    for answer in (
+                        mallory.patch(everything, headers=wanted, json={"user_id": str(tenants.mallory)}),
+                        mallory.patch(everything, headers=wanted, json={"name": "stolen", "full_name": "stolen"}),
+                        mallory.patch(f"{everything}&columns=name", headers=wanted, json={"name": "stolen"}),
+                        mallory.post(f"/{table}", headers=wanted, json={"user_id": str(tenants.ada)}),
+                        mallory.delete(everything, headers=wanted),
+                    ):
+                        assert answer.status_code < 500
+                        assert not any(mark in answer.text for mark in tenants.adas)
+        assert tenants.rows_of_ada() == before
+
+    def test_users_write_tasks_and_their_rights_only_through_functions(self, tenants):
+        with tenants.client_of(tenants.ada) as ada:
+            for answer in (
+                ada.post("/tasks", json={"user_id": str(tenants.ada)}),
+                ada.patch("/tasks?id=gt.0", json={"status": "completed"}),
+                ada.delete("/tasks?id=gt.0"),
+                ada.patch(f"/users?id=eq.{tenants.ada}", json={"is_test_user": True}),
+                ada.patch(f"/users?id=eq.{tenants.ada}", json={"github_token": "x"}),
+                ada.get("/api_keys?select=key_hash"),
+                ada.get("/api_keys?select=*"),
+                ada.get("/api_keys?select=id&key_hash=not.is.null"),
+                ada.get("/api_keys?select=id&order=key_hash"),
+                ada.get("/users?select=id,api_keys(key_hash)"),
+            ):
+                assert (answer.status_code, answer.json()["code"]) == (403, "42501")
 
 
 class TestTheProgram:

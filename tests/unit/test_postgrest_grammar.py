@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local.supabase import grammar, level
 from local.supabase.cursor import GrammarError
 from local.supabase.grammar import (
+    AggregateRefused,
+    NotEmbedded,
     Preferences,
     parse_column,
     parse_condition,
@@ -57,11 +60,24 @@ def test_selected_columns_and_embedded_tables_nest():
 
 
 @pytest.mark.parametrize(
-    "text", ["a b(", "projects(id", "projects(id))", "projects()", "...projects(id)", ":a", "a:", '"a', "a->", "a::"]
+    "text", ["a b(", "projects(id", "projects(id))", "projects(,)", "...projects(id)", ":a", "a:", '"a', "a->", "a::"]
 )  # fmt: skip
 def test_a_selection_that_is_none(text):
     with pytest.raises(GrammarError):
         parse_select(text)
+
+
+def test_an_embed_of_nothing_is_there_for_filters_only():
+    [files, tasks] = parse_select("id,files(path),tasks!inner()").embeds
+    assert (files.shown, tasks.shown) == (True, False)
+    assert tasks == Embed("tasks", Query(fields=()), inner=True)
+
+
+@pytest.mark.parametrize("text", ["count()", "n:count()", "pages.sum()", "id,tasks(pages.max())"])
+def test_aggregates_are_refused_by_name(text):
+    with pytest.raises(AggregateRefused) as refused:
+        parse_select(text)
+    assert refused.value.code == "PGRST123"
 
 
 @pytest.mark.parametrize(
@@ -79,16 +95,39 @@ def test_a_selection_that_is_none(text):
         (r'in.("a,b","c\"d",e f)', "in", ("a,b", 'c"d', "e f"), False),
         ('cs.{"a":[1]}', "cs", '{"a":[1]}', False),
         ("like.*x*", "like", "*x*", False),
+        ("fts.a & b", "fts", "a & b", False),
+        ("adj.[1,2)", "adj", "[1,2)", False),
+        ('in.("say "hi"",x)', "in", ('"say "hi""', "x"), False),  # as supabase-js writes it
     ],
 )
 def test_a_filter(text, operator, value, negated):
     assert parse_condition("c", text) == Condition(Column("c"), operator, value, negated)
 
 
-@pytest.mark.parametrize("text", ["5", "", "eq", "wat.5", "fts.word", "is.5", "in.1,2", "in.(1", 'in.("1', "in.(1)x"])
+def test_a_filter_on_any_or_all_of_several_values_or_in_a_language():
+    assert parse_condition("c", "like(any).{a*,b*}") == Condition(Column("c"), "like", "{a*,b*}", modifier="any")
+    assert parse_condition("c", "not.eq(all).{1,2}") == Condition(Column("c"), "eq", "{1,2}", True, modifier="all")
+    assert parse_condition("c", "wfts(english).x") == Condition(Column("c"), "wfts", "x", modifier="english")
+    assert parse_group("or", "(c.gt(any).{1,2},d.eq.1)").parts[0].modifier == "any"
+
+
+@pytest.mark.parametrize("text", ["5", "", "eq", "wat.5", "is.5", "in.1,2", "in.(1", 'in.("1', "in.(1)x"])
 def test_a_filter_that_is_none(text):
     with pytest.raises(GrammarError):
         parse_condition("c", text)
+
+
+@pytest.mark.parametrize("text", ["eq(some).1", "neq(any).1", "eq(any.1", "eq(any)1", "(any).1"])
+def test_a_modifier_that_is_none(text):
+    with pytest.raises(GrammarError):
+        parse_condition("c", text)
+
+
+def test_every_operator_and_modifier_has_its_sql():
+    of_their_own = {"in", "is"}
+    assert of_their_own | level.OPERATORS.keys() | level.TEXT_QUERIES.keys() == grammar.OPERATORS
+    assert level.QUANTIFIERS.keys() == grammar.QUANTIFIERS
+    assert level.IS.keys() == grammar.IS_VALUES
 
 
 def test_filters_joined_by_and_and_or():
@@ -123,8 +162,16 @@ def test_order_terms():
         Order(Column("c"), nulls_first=False),
         Order(Column("d", ("k",), as_text=True), descending=True, nulls_first=True),
     )
+    assert parse_order('project(name).desc,project("odd,name)")') == (
+        Order(Column("name"), descending=True, embed="project"),
+        Order(Column("odd,name)"), embed="project"),
+    )
+
+
+@pytest.mark.parametrize("text", ["a.sideways", "project(name", "project(name)x", "project()", "a->b(c)"])
+def test_an_order_that_is_none(text):
     with pytest.raises(GrammarError):
-        parse_order("a.sideways")
+        parse_order(text)
 
 
 def test_parameters_become_one_query():
@@ -183,11 +230,17 @@ def test_parameters_of_an_embedded_table_reach_it_by_its_alias():
 
 
 @pytest.mark.parametrize(
-    "parameters", [[("limit", "-1")], [("limit", "many")], [("offset", "1.5")], [("tasks.status", "eq.open")]]
+    "parameters", [[("limit", "-1")], [("limit", "many")], [("offset", "1.5")], [("order", "a.b")]]
 )
 def test_parameters_that_cannot_be(parameters):
     with pytest.raises(GrammarError):
         parse_query(parameters)
+
+
+@pytest.mark.parametrize("parameter", [("tasks.status", "eq.open"), ("tasks.limit", "1"), ("order", "tasks(id)")])
+def test_parameters_of_something_that_is_not_embedded(parameter):
+    with pytest.raises(NotEmbedded, match="'tasks' is not an embedded resource"):
+        parse_query([("select", "id,files(path)"), parameter])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +251,10 @@ def test_parameters_that_cannot_be(parameters):
         (["return=representation,count=exact"], Preferences(returning="representation", count=True)),
         (["resolution=ignore-duplicates, return=minimal"], Preferences(resolution="ignore-duplicates")),
         (["count=exact", "tx=rollback, nonsense"], Preferences(count=True)),
+        (["missing=default"], Preferences(missing_is_default=True)),
+        (["handling=strict, max-affected=3"], Preferences(max_affected=3)),
+        (["max-affected=3"], Preferences()),
+        (["handling=strict,max-affected=-1"], Preferences()),
     ],
 )
 def test_preferences(headers, expected):
