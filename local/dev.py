@@ -15,10 +15,12 @@ from rich.markup import escape
 
 from local.client import DEMO_EMAIL, sign_in
 from local.demo import AGENTS, EXPECTED
+from local.github.accounts import DEFAULT_ACCOUNTS
 from local.repositories import Published, publish_repository
 from local.stack import Stack, StackOptions
 
 LOOK_EVERY_S = 0.3
+GITHUB_TOKEN = next(iter(DEFAULT_ACCOUNTS))  # which the stand-in of GitHub knows; the git server asks for none
 # The functions' own logs; what the stand-ins print is in files and matters only when they fail.
 FOLLOWED = ("api", "executor", "dead-letters", "reaper")
 LEVEL_STYLES = {"DEBUG": "dim", "WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}
@@ -77,11 +79,12 @@ def _curl_lines(stack: Stack, token: str, repository: Published) -> str:
         "prompt": "Add a short section to the README that explains how to run the tests.",
         "repo_url": repository.url,
         "branch": repository.branch,
-        "github_token": "the-local-git-server-asks-for-none",
+        "github_token": GITHUB_TOKEN,
         "model": stack.options.agents[0],
     }
     as_json = "-H 'Content-Type: application/json'"
     auth = '-H "Authorization: Bearer $TOKEN"'
+    git_token = {"github_token": GITHUB_TOKEN}
     start = f"curl -s {stack.api_url}/api/start-task {auth} {as_json} -d {shlex.quote(json.dumps(body))}"
     return "\n".join(
         (
@@ -90,6 +93,7 @@ def _curl_lines(stack: Stack, token: str, repository: Published) -> str:
             f"curl -s {stack.api_url}/api/task-status/$TASK {auth}",
             f'curl -s "{stack.api_url}/api/tasks/$TASK/events?after=0" {auth}',
             f"curl -s {stack.api_url}/api/git-diff/$TASK {auth}",
+            f"curl -s {stack.api_url}/api/create-pr/$TASK {auth} {as_json} -d {shlex.quote(json.dumps(git_token))}",
             f"curl -s {stack.api_url}/api/tasks {auth}",
         )
     )

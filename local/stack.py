@@ -42,6 +42,7 @@ PREFERRED_PORTS = {
     "e2b": 8900,
     "model": 8901,
     "git": 8902,
+    "github": 8903,
 }
 
 NOT_ISOLATED = "NO ISOLATION"  # what the E2B server's log says then
@@ -139,6 +140,11 @@ class Stack:
         """Whether tasks run at E2B, since there is a key for it. From there nothing on this machine can be reached."""
         return bool(os.environ.get("E2B_API_KEY"))
 
+    @property
+    def local_github(self) -> bool:
+        """Whether pull requests are made at the stand-in of GitHub; not where another one is named."""
+        return not os.environ.get("GITHUB_API_URL") and not self.real_sandboxes
+
     def __enter__(self) -> Self:
         missing = [name for name in SUPABASE_KEYS if not os.environ.get(name)]
         if os.environ.get("SUPABASE_URL") and missing:
@@ -162,13 +168,14 @@ class Stack:
 
     def _start(self) -> None:
         clis = [ensure_cli(agent, self.options.cache, self._progress) for agent in self.options.agents]
-        self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server and git server")
+        self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server, git and GitHub server")
         together(
             [
                 self._start_database,
                 self._start_queue,
                 lambda: self._start_e2b(clis),
                 self._start_git,
+                self._start_github,
                 self._start_model,
             ]
         )
@@ -228,6 +235,10 @@ class Stack:
         self.git_root.mkdir(parents=True, exist_ok=True)
         self._module("git", "local.git_server", ["--root", str(self.git_root)])
 
+    def _start_github(self) -> None:
+        if self.local_github:
+            self._module("github", "local.github", ["--root", str(self.git_root), "--web-url", self.git_url])
+
     def _start_model(self) -> None:
         if any(self.scripted(agent) for agent in self.options.agents):
             self._module("model", "local.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
@@ -264,12 +275,22 @@ class Stack:
         self._executor_function("reaper", "local.aws.schedule", argv, ready_text="INIT")
 
     def api_environment(self) -> dict[str, str]:
-        """What template.yaml gives the API function: no service key, no sandbox key, no model key."""
-        return self._function_environment() | {
-            "SUPABASE_PUBLISHABLE_KEY": self._given("SUPABASE_PUBLISHABLE_KEY", self.keys.supabase_publishable_key),
-            "JWT_SECRET": self._given("JWT_SECRET", self.keys.jwt_secret),
-            "TOKEN_EXCHANGE": "compat",  # the unmodified frontend sends a bare user id; refused in production
-        }
+        """What template.yaml gives the API function: no sandbox or model key; the service key only for test users."""
+        given = ("GITHUB_API_URL", "ENABLE_TEST_USERS", "TEST_USERS_SECRET")
+        chosen = {name: os.environ[name] for name in given if os.environ.get(name)}
+        if self.local_github:
+            chosen["GITHUB_API_URL"] = self._url("github")
+        if chosen.get("ENABLE_TEST_USERS") == "true":
+            chosen["SUPABASE_SECRET_KEY"] = self.supabase_secret_key
+        return (
+            self._function_environment()
+            | chosen
+            | {
+                "SUPABASE_PUBLISHABLE_KEY": self._given("SUPABASE_PUBLISHABLE_KEY", self.keys.supabase_publishable_key),
+                "JWT_SECRET": self._given("JWT_SECRET", self.keys.jwt_secret),
+                "TOKEN_EXCHANGE": "compat",  # the unmodified frontend sends a bare user id; refused in production
+            }
+        )
 
     def executor_environment(self) -> dict[str, str]:
         """What template.yaml gives the executor's functions."""

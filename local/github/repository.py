@@ -1,0 +1,149 @@
+"""A bare repository, read and written object by object through git's plumbing commands."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+OBJECT_ID = re.compile(r"[0-9a-f]{40}")
+NOBODY = "0" * 40
+SETTINGS = {
+    "PATH": os.environ.get("PATH", os.defpath),
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_COUNT": "1",  # the repository may belong to another user than the server's
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
+}
+
+
+class GitRefused(Exception):
+    """git did not do it; the text is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    name: str
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    id: str
+    tree: str
+    parents: tuple[str, ...]
+    author: Person
+    committer: Person
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One path of a tree; an id of None takes it away."""
+
+    path: str
+    mode: str
+    kind: str
+    id: str | None
+
+
+class Repository:
+    """The bare repository in `folder`. Methods raise GitRefused, and return None for what does not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def default_branch(self) -> str:
+        return self._text("symbolic-ref", "--short", "HEAD")
+
+    def head(self, branch: str) -> str | None:
+        return self._resolved(f"refs/heads/{branch}^{{commit}}")
+
+    def commit(self, commit_id: str) -> Commit | None:
+        if not self.has(commit_id, "commit"):
+            return None
+        fields = "%T%x00%P%x00%an%x00%ae%x00%cn%x00%ce%x00%B"
+        tree, parents, *people, message = self._text("show", "-s", f"--format={fields}", commit_id).split("\0")
+        author, committer = Person(*people[:2]), Person(*people[2:])
+        return Commit(commit_id, tree, tuple(parents.split()), author, committer, message.rstrip("\n"))
+
+    def tree(self, tree_id: str) -> list[Entry] | None:
+        """All of it, with the trees in it."""
+        if not self.has(tree_id, "tree"):
+            return None
+        lines = self._git("ls-tree", "-r", "-t", "-z", tree_id).decode().split("\0")
+        found = (line.split("\t", 1) for line in lines if line)
+        return [Entry(path, *facts.split(" ")) for facts, path in found]
+
+    def blob(self, blob_id: str) -> bytes | None:
+        return self._git("cat-file", "blob", blob_id) if self.has(blob_id, "blob") else None
+
+    def has(self, object_id: str, kind: str) -> bool:
+        return bool(OBJECT_ID.fullmatch(object_id)) and self._resolved(f"{object_id}^{{{kind}}}") == object_id
+
+    def create_blob(self, content: bytes) -> str:
+        return self._git("hash-object", "-w", "--stdin", stdin=content).decode().strip()
+
+    def create_tree(self, base: str | None, entries: Iterable[Entry]) -> str:
+        lines = (f"{entry.mode if entry.id else 0} {entry.id or NOBODY}\t{entry.path}\0" for entry in entries)
+        with TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": f"{folder}/index"}
+            self._git("read-tree", base or "--empty", env=index)
+            done = self._ask("update-index", "-z", "--index-info", env=index, stdin="".join(lines).encode())
+            if done.stderr:  # it ignores a path that leads elsewhere, and says so
+                raise GitRefused(done.stderr.decode(errors="replace").strip())
+            return self._git("write-tree", env=index).decode().strip()
+
+    def create_commit(
+        self, *, tree: str, parents: Iterable[str], message: str, author: Person, committer: Person
+    ) -> str:
+        people = (("AUTHOR", author), ("COMMITTER", committer))
+        env = {f"GIT_{role}_{key}": value for role, who in people for key, value in _facts(who)}
+        command = ("commit-tree", tree, *(part for parent in parents for part in ("-p", parent)))
+        return self._git(*command, env=env, stdin=message.encode()).decode().strip()
+
+    def set_head(self, branch: str, commit_id: str, *, only_new: bool = False) -> None:
+        """Have the branch point at a commit; `only_new` when there must be no such branch yet."""
+        self._git("update-ref", f"refs/heads/{branch}", commit_id, *([NOBODY] if only_new else []))
+
+    def remove_head(self, branch: str) -> None:
+        self._git("update-ref", "-d", f"refs/heads/{branch}")
+
+    def is_valid_branch(self, branch: str) -> bool:
+        return self._ask("check-ref-format", f"refs/heads/{branch}").returncode == 0
+
+    def commits_between(self, base: str, head: str) -> int:
+        """How many commits `head` has that `base` has not."""
+        return int(self._text("rev-list", "--count", f"{base}..{head}"))
+
+    def _resolved(self, name: str) -> str | None:
+        return self._ask("rev-parse", "--verify", "--quiet", name).stdout.decode().strip() or None
+
+    def _text(self, *command: str) -> str:
+        return self._git(*command).decode().removesuffix("\n")
+
+    def _git(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
+        done = self._ask(*command, stdin=stdin, env=env)
+        if done.returncode != 0:
+            raise GitRefused(done.stderr.decode(errors="replace").strip())
+        return done.stdout
+
+    def _ask(
+        self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            ["git", "--git-dir", str(self.folder), *command],
+            input=stdin,
+            env={**SETTINGS, **(env or {})},
+            capture_output=True,
+            check=False,
+        )
+
+
+def _facts(who: Person) -> tuple[tuple[str, str], ...]:
+    return (("NAME", who.name), ("EMAIL", who.email))

@@ -1,0 +1,172 @@
+"""GitHub's stand-in as a program of its own, and what it answers where GitHub refuses."""
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from local.git_server import TOKEN_FILE
+from local.github import Account
+from local.processes import ProcessGroup, accepts_connections, free_port
+from shared.domain.patch import File
+from tests.integration.github_servers import bare_repository, serving
+
+FILES = {"README.md": File("100644", b"# r\n")}
+UNKNOWN_ID = "1" * 40
+NO_BLOB = {"path": "a", "mode": "100644", "sha": UNKNOWN_ID}
+NOT_FOUND = {"message": "Not Found", "documentation_url": "https://docs.github.com/rest", "status": "404"}
+
+
+@pytest.fixture
+def git(tmp_path):
+    git = bare_repository(tmp_path, "o", "r")
+    git.add_commit(FILES, branch="main")
+    return git
+
+
+@pytest.fixture
+def main(git):
+    return git("rev-parse", "main")
+
+
+@pytest.fixture
+def ask(git, tmp_path):
+    """Ask about o/r; the answer, with its JSON."""
+    with serving(tmp_path, web_url="http://127.0.0.1:3000") as url:
+
+        def send(method, path="", body=None, *, token="tok", repository="o/r"):
+            headers = {"Authorization": f"token {token}"} if token else {}
+            return httpx.request(method, f"{url}/repos/{repository}{path}", json=body, headers=headers, timeout=30)
+
+        send.url = url
+        yield send
+
+
+def refusal(answer):
+    return answer.status_code, answer.json()["message"]
+
+
+def test_nobody_is_asked_to_authenticate_and_a_stranger_is_refused(ask):
+    assert refusal(ask("GET", token=None)) == (401, "Requires authentication")
+    assert refusal(ask("GET", token="badtoken")) == (401, "Bad credentials")
+    assert refusal(httpx.get(f"{ask.url}/user")) == (401, "Requires authentication")
+
+
+def test_what_is_not_there_or_not_to_be_seen_is_not_found(ask, git, tmp_path):
+    bare_repository(tmp_path, "o", "secret")
+    (tmp_path / "o" / "secret.git" / TOKEN_FILE).write_text("another\n")
+    (tmp_path / "o" / "notes.git").mkdir()
+
+    for repository in ("o/missing", "o/secret", "o/notes", "x/r", "o/..", "%2e%2e/o"):
+        answer = ask("GET", repository=repository)
+        assert answer.status_code == 404, repository
+    assert ask("GET", repository="o/missing").json() == NOT_FOUND
+    for path in ("/git/ref/heads/mai", "/git/commits/main", f"/git/trees/{UNKNOWN_ID}", "/git/blobs/--help"):
+        assert ask("GET", path).json() == NOT_FOUND
+
+
+def test_pages_of_pull_requests_are_where_the_operator_says(ask, git, main, tmp_path):
+    git.add_commit({}, main, branch="b")
+
+    made = ask("POST", "/pulls", {"title": "t", "head": "b", "base": "main"})
+
+    assert (made.status_code, made.json()["html_url"]) == (201, "http://127.0.0.1:3000/o/r/pull/1")
+    [kept] = json.loads((tmp_path / "o" / "r.pulls.json").read_text())
+    assert (kept["branch"], kept["target"], kept["login"], kept["state"]) == ("b", "main", "octo", "open")
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        ({"head": "none", "base": "none"}, [("head", "invalid"), ("base", "invalid")]),
+        ({"title": " "}, [("title", "missing_field")]),
+    ],
+)
+def test_a_failed_validation_names_what_is_wrong(ask, git, main, body, errors):
+    git.add_commit({}, main, branch="b")
+
+    answer = ask("POST", "/pulls", {"title": "t", "head": "b", "base": "main"} | body)
+
+    assert refusal(answer) == (422, "Validation Failed")
+    assert [(error["field"], error["code"]) for error in answer.json()["errors"]] == errors
+
+
+def entry(**changes):
+    return {"path": "a", "mode": "100644", "type": "blob", "content": "a"} | changes
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/git/trees", {"tree": [entry(path="../a")]}, "tree.path contains a malformed path component"),
+        ("/git/trees", {"tree": [entry(path=".git/config")]}, "tree.path contains a malformed path component"),
+        ("/git/trees", {"tree": [{"path": "a", "mode": "100644"}]}, "Must supply either tree.sha or tree.content"),
+        ("/git/trees", {"tree": [NO_BLOB]}, f"tree.sha {UNKNOWN_ID} is not a valid blob"),
+        ("/git/trees", {"tree": [entry(mode="100777")]}, "tree.mode must be one of 100644, 100755, 120000"),
+        ("/git/commits", {"message": "m", "tree": UNKNOWN_ID}, "Tree SHA does not exist"),
+        ("/git/refs", {"ref": "refs/heads/a..b", "sha": UNKNOWN_ID}, "refs/heads/a..b is not a valid ref name."),
+        ("/git/refs", {"ref": "refs/heads/a"}, 'Invalid request.\n\n"sha" wasn\'t supplied.'),
+        ("/git/blobs", {"content": "=", "encoding": "base64"}, "content is not valid Base64"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(ask, path, body, message):
+    assert refusal(ask("POST", path, body)) == (422, message)
+
+
+def test_a_branch_is_moved_sideways_only_by_force(ask, git, main):
+    git.add_commit({}, main, branch="b")
+    other = git.add_commit({"x": File("100644", b"x")}, main)
+
+    refused = ask("PATCH", "/git/refs/heads/b", {"sha": other})
+    forced = ask("PATCH", "/git/refs/heads/b", {"sha": other, "force": True})
+
+    assert refusal(refused) == (422, "Update is not a fast forward")
+    assert (forced.status_code, git("rev-parse", "b")) == (200, other)
+
+
+def test_what_is_no_json_is_refused(ask):
+    answer = httpx.post(f"{ask.url}/repos/o/r/pulls", content=b"{", headers={"Authorization": "Bearer tok"})
+
+    assert refusal(answer) == (400, "Problems parsing JSON")
+
+
+def test_at_once_only_one_of_many_makes_a_branch(ask, git, main):
+    with ThreadPoolExecutor(6) as threads:
+        body = {"ref": "refs/heads/b", "sha": main}
+        found = [answer.status_code for answer in threads.map(lambda _: ask("POST", "/git/refs", body), range(6))]
+
+    assert sorted(found) == [201, 422, 422, 422, 422, 422]
+
+
+def test_it_is_a_program_with_accounts_of_your_own(git, tmp_path):
+    accounts, port = tmp_path / "accounts.json", free_port(0)
+    accounts.write_text(json.dumps({"mine": {"login": "ada", "scopes": ["repo"]}, "fine": {"login": "ada"}}))
+    argv = ["-m", "local.github", "--root", str(tmp_path), "--port", str(port), "--accounts", str(accounts)]
+    with ProcessGroup(tmp_path / "logs") as processes:
+        environment = {"PATH": os.environ["PATH"]}
+        processes.start("github", [sys.executable, *argv], env=environment, ready=accepts_connections(port))
+        mine, fine, tok = (
+            httpx.get(f"http://127.0.0.1:{port}/user", headers={"Authorization": f"Bearer {token}"})
+            for token in ("mine", "fine", "tok")
+        )
+
+    assert (mine.json()["login"], mine.headers["x-oauth-scopes"]) == ("ada", "repo")
+    assert "x-oauth-scopes" not in fine.headers
+    assert tok.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("account", "may_write"),
+    [
+        (Account(login="a"), True),
+        (Account(login="a", can_write=False), False),
+        (Account(login="a", scopes=["public_repo"]), True),
+        (Account(login="a", scopes=["gist"]), False),
+        (Account(login="a", scopes=["repo"], can_write=False), False),
+    ],
+)
+def test_who_may_write_needs_the_right_and_the_scope(account, may_write):
+    assert account.may_write is may_write
