@@ -1,15 +1,20 @@
 """JSON answers that fit through Lambda."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse
 
 from functions.api.errors import TooLarge
+from shared.domain.ports import Row
 
 # Lambda's limit for a synchronous answer is 6 MB (docs.aws.amazon.com/lambda, "Lambda quotas", 2026); 16 KiB are left
 # for the status and the headers around the body.
 MAX_BYTES = 6 * 1024 * 1024 - 16 * 1024
+
+# What can be large in a task, in the order in which a reader misses it least, and what stands in its place.
+HEAVY: Row = {"git_patch": None, "git_diff": None, "execution_metadata": {}, "changed_files": [], "chat_messages": []}
 
 
 class Answer(JSONResponse):
@@ -24,13 +29,13 @@ class Answer(JSONResponse):
         return body
 
 
-def fitting(row: dict[str, Any]) -> Answer:
+def fitting(row: Row) -> Answer:
     """A task's whole row. Where it is too large, its heaviest columns are left empty and named in `omitted`.
 
     The page can show a task without its patch; the pull request is made from the database's copy.
     """
-    empty: dict[str, Any] = {}
-    for column, nothing in (("git_patch", None), ("git_diff", None), ("execution_metadata", {})):
+    empty: Row = {}
+    for column, nothing in HEAVY.items():
         try:
             return _whole(row, empty)
         except TooLarge:
@@ -38,6 +43,23 @@ def fitting(row: dict[str, Any]) -> Answer:
     return _whole(row, empty)
 
 
-def _whole(row: dict[str, Any], empty: dict[str, Any]) -> Answer:
+def fitting_list(rows: list[Row], content: Callable[[list[Row]], Any]) -> Answer:
+    """As many of `rows` as can be sent, from the first on; `content` makes the answer of them.
+
+    Where a task is too large even alone, its heavy columns are left empty, so that a reader gets past it.
+    """
+    while len(rows) > 1:
+        try:
+            return Answer(content(rows))
+        except TooLarge:
+            rows = rows[: len(rows) // 2]
+    try:
+        return Answer(content(rows))
+    except TooLarge:
+        light = [row | {column: nothing for column, nothing in HEAVY.items() if column in row} for row in rows]
+        return Answer(content(light))
+
+
+def _whole(row: Row, empty: Row) -> Answer:
     note = {"omitted": list(empty)} if empty else {}
     return Answer({"status": "success", "task": {**row, **empty}, **note})

@@ -5,10 +5,37 @@ from fastapi import FastAPI
 from functions.api.deps import Ports, wire
 from functions.api.errors import map_errors
 from functions.api.middleware import AnswerUnexpected, Cors, HeadAsGet, RequestLog
-from functions.api.routes import auth, docs, health, tasks
-from shared.config import ApiSettings
+from functions.api.openapi import describe
+from functions.api.routes import (
+    api_keys,
+    auth,
+    docs,
+    github,
+    health,
+    legacy,
+    me,
+    projects,
+    start_task,
+    task_lists,
+    tasks,
+    test_users,
+)
+from shared.config import PRODUCTION, ApiSettings
 
-ROUTERS = (health.router, auth.router, tasks.router, docs.router)
+ROUTERS = (
+    health.router,
+    auth.router,
+    me.router,
+    api_keys.router,
+    projects.router,
+    start_task.router,
+    task_lists.router,
+    tasks.router,
+    github.router,
+    legacy.router,
+    docs.router,
+)
+OUTSIDE_PRODUCTION = (test_users.router,)
 
 
 def create_app(settings: ApiSettings, ports: Ports | None = None) -> FastAPI:
@@ -22,8 +49,9 @@ def create_app(settings: ApiSettings, ports: Ports | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.wiring = wire(settings, ports)
-    for router in ROUTERS:
+    for router in ROUTERS if settings.environment == PRODUCTION else (*ROUTERS, *OUTSIDE_PRODUCTION):
         app.include_router(router)
+    describe(app)
     map_errors(app)
     # The last one added is the outermost.
     app.add_middleware(HeadAsGet)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from functions.api.tokens import Tokens
-from shared.domain.errors import NotAuthenticated
-from shared.domain.ports import UserDirectory
+from shared.domain.api_key import ApiKey, claims_to_be_api_key, invalid_api_key
+from shared.domain.errors import Forbidden, NotAuthenticated
+from shared.domain.ports import ApiKeyDirectory, UserDirectory
 from shared.domain.secret import Secret
+from shared.observability import register_secret
 
 KNOWN_FOR_S = 60.0  # how long a deleted user may still be served by a warm environment
 MAX_KNOWN = 10_000
@@ -15,10 +17,11 @@ MAX_KNOWN = 10_000
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who is asking. The database is asked with this very token."""
+    """Who is asking. `token` is what the database is asked with: the caller's own, or one made for this request."""
 
     id: str
     token: Secret
+    by_api_key: bool = False
 
 
 def bearer_token(header: str | None) -> Secret:
@@ -30,7 +33,9 @@ def bearer_token(header: str | None) -> Secret:
         raise NotAuthenticated("Invalid authorization header format")
     if parts[0].lower() != "bearer":
         raise NotAuthenticated("Invalid authentication scheme")
-    return Secret(parts[1])
+    token = Secret(parts[1])
+    register_secret(token)
+    return token
 
 
 class KnownUsers:
@@ -55,10 +60,35 @@ class KnownUsers:
 
 
 def authenticate(
-    header: str | None, tokens: Tokens, known: KnownUsers, users_of: Callable[[Secret], UserDirectory]
+    header: str | None,
+    *,
+    tokens: Tokens,
+    known: KnownUsers,
+    users_of: Callable[[Secret], UserDirectory],
+    api_keys: Callable[[], ApiKeyDirectory],
 ) -> User:
-    """The user whose valid token the header holds. Raises NotAuthenticated, Unavailable."""
-    token = bearer_token(header)
-    user = User(tokens.user_of_access(token), token)
-    known.check(user.id, users_of(token))
-    return user
+    """The user whose valid token or API key the header holds. Raises NotAuthenticated, Unavailable."""
+    bearer = bearer_token(header)
+    if claims_to_be_api_key(bearer):
+        return _holder_of(ApiKey.parse(bearer), api_keys(), tokens)
+    user_id, token = tokens.user_of_access(bearer)
+    known.check(user_id, users_of(token))
+    return User(user_id, token)
+
+
+def refuse_api_key(bearer: Secret) -> None:
+    """Raises Forbidden where a key would turn into something that outlives its revocation."""
+    if claims_to_be_api_key(bearer):
+        raise api_key_not_allowed()
+
+
+def api_key_not_allowed() -> Forbidden:
+    return Forbidden("An API key cannot do this. Sign in and use your access token.", code="api_key_not_allowed")
+
+
+def _holder_of(key: ApiKey, directory: ApiKeyDirectory, tokens: Tokens) -> User:
+    """One query each time: a revoked key is refused at once. A key exists only as long as its user does."""
+    user_id = directory.user_of(key.hash)
+    if user_id is None:
+        raise invalid_api_key()
+    return User(user_id, tokens.for_database(user_id), by_api_key=True)

@@ -8,12 +8,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from functions.api.auth import KnownUsers, User, authenticate
-from functions.api.tokens import Tokens, published_key
+from functions.api.auth import KnownUsers, User, api_key_not_allowed, authenticate
+from functions.api.published_keys import published_keys
+from functions.api.tokens import Tokens
+from shared.adapters.change_store import SupabaseChangeStore
+from shared.adapters.github import HttpGitHub
 from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import SupabaseTaskStore, SupabaseUserDirectory
+from shared.adapters.project_store import SupabaseProjectStore
+from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.user_store import (
+    SupabaseApiKeyDirectory,
+    SupabaseApiKeyStore,
+    SupabaseProfileStore,
+    SupabaseTestUserDirectory,
+    SupabaseUserDirectory,
+)
 from shared.config import ApiSettings
-from shared.domain.ports import RunQueue, SecretBox, TaskStore, UserDirectory
+from shared.domain.errors import Misconfigured
+from shared.domain.ports import (
+    ApiKeyDirectory,
+    ApiKeyStore,
+    AuthAdmin,
+    ProfileStore,
+    ProjectStore,
+    RunQueue,
+    SecretBox,
+    TaskStore,
+    TestUserDirectory,
+    UserDirectory,
+)
+from shared.domain.pull_request import ChangeStore, GitHub
 from shared.domain.secret import Secret
 
 if TYPE_CHECKING:
@@ -27,7 +51,15 @@ class Ports:
     """The outside world. Stores are made for a user's token, per request; queue and box once, at their first use."""
 
     tasks_of: Callable[[Secret], TaskStore]
+    projects_of: Callable[[Secret], ProjectStore]
     users_of: Callable[[Secret], UserDirectory]
+    profile_of: Callable[[Secret], ProfileStore]
+    api_keys_of: Callable[[Secret], ApiKeyStore]
+    api_key_directory: Callable[[], ApiKeyDirectory]
+    auth_admin: Callable[[], AuthAdmin]
+    test_users: Callable[[], TestUserDirectory]
+    changes_of: Callable[[Secret], ChangeStore]
+    github: Callable[[Secret], GitHub]  # made for a GitHub token
     queue: Callable[[], RunQueue]
     box: Callable[[], SecretBox]
 
@@ -47,7 +79,7 @@ def wire(settings: ApiSettings, ports: Ports | None = None) -> Wiring:
     return Wiring(
         settings=settings,
         ports=ports or cloud_ports(settings),
-        tokens=Tokens(settings, published_key(settings)),
+        tokens=Tokens(settings, published_keys(settings)),
         known_users=KnownUsers(),
     )
 
@@ -55,8 +87,19 @@ def wire(settings: ApiSettings, ports: Ports | None = None) -> Wiring:
 def cloud_ports(settings: ApiSettings) -> Ports:
     """Supabase, SQS and KMS, or whatever answers at the configured addresses."""
 
-    def client_of(token: Secret) -> "SyncPostgrestClient":
+    def client_of(token: Secret | None) -> "SyncPostgrestClient":
         return postgrest_client(settings.supabase_url, api_key=settings.supabase_publishable_key, bearer=token)
+
+    def secret_key() -> Secret:
+        if settings.supabase_secret_key is None:
+            raise Misconfigured("SUPABASE_SECRET_KEY is not set")
+        return settings.supabase_secret_key
+
+    @cache
+    def auth_admin() -> AuthAdmin:
+        from shared.adapters.auth_admin import SupabaseAuthAdmin
+
+        return SupabaseAuthAdmin(settings.supabase_url, secret_key=secret_key())
 
     @cache
     def queue() -> RunQueue:
@@ -76,7 +119,15 @@ def cloud_ports(settings: ApiSettings) -> Ports:
 
     return Ports(
         tasks_of=lambda token: SupabaseTaskStore(client_of(token)),
+        projects_of=lambda token: SupabaseProjectStore(client_of(token)),
         users_of=lambda token: SupabaseUserDirectory(client_of(token)),
+        profile_of=lambda token: SupabaseProfileStore(client_of(token)),
+        api_keys_of=lambda token: SupabaseApiKeyStore(client_of(token)),
+        api_key_directory=lambda: SupabaseApiKeyDirectory(client_of(None)),
+        auth_admin=auth_admin,
+        test_users=lambda: SupabaseTestUserDirectory(postgrest_client(settings.supabase_url, api_key=secret_key())),
+        changes_of=lambda token: SupabaseChangeStore(client_of(token)),
+        github=lambda token: HttpGitHub(settings.github_api_url, token),
         queue=queue,
         box=box,
     )
@@ -98,22 +149,51 @@ def wiring(request: Request) -> Wiring:
 
 Wired = Annotated[Wiring, Depends(wiring)]
 
+
 # For the API's description only: `authenticate` reads the header itself, for the contract's own texts.
-_Described = Annotated[
+def _described(name: str, format_: str, text: str) -> Any:
+    return Depends(HTTPBearer(scheme_name=name, bearerFormat=format_, description=text, auto_error=False))
+
+
+_ByToken = Annotated[
     HTTPAuthorizationCredentials | None,
-    Depends(HTTPBearer(auto_error=False, description="An access token of ours, or a Supabase access token.")),
+    _described("AccessToken", "JWT", "An access token of ours, or a Supabase access token."),
+]
+_ByKey = Annotated[
+    HTTPAuthorizationCredentials | None,
+    _described("ApiKey", "ac_ and 43 URL-safe characters", "A key for programs, from `POST /api/api-keys`."),
 ]
 
 
-def current_user(request: Request, wired: Wired, _: _Described) -> User:
-    """Raises NotAuthenticated, Unavailable."""
-    header = request.headers.get("authorization")
-    user = authenticate(header, wired.tokens, wired.known_users, wired.ports.users_of)
+def _caller(request: Request, wired: Wired) -> User:
+    user = authenticate(
+        request.headers.get("authorization"),
+        tokens=wired.tokens,
+        known=wired.known_users,
+        users_of=wired.ports.users_of,
+        api_keys=wired.ports.api_key_directory,
+    )
     request.state.user_id = user.id
     return user
 
 
+_Caller = Annotated[User, Depends(_caller)]
+
+
+def current_user(caller: _Caller, _token: _ByToken, _key: _ByKey) -> User:
+    """Raises NotAuthenticated, Unavailable."""
+    return caller
+
+
+def signed_in_user(caller: _Caller, _token: _ByToken) -> User:
+    """For what an API key must not do. Raises NotAuthenticated, Forbidden for an API key, Unavailable."""
+    if caller.by_api_key:
+        raise api_key_not_allowed()
+    return caller
+
+
 CurrentUser = Annotated[User, Depends(current_user)]
+SignedInUser = Annotated[User, Depends(signed_in_user)]
 
 
 def tasks(user: CurrentUser, wired: Wired) -> TaskStore:
@@ -121,6 +201,27 @@ def tasks(user: CurrentUser, wired: Wired) -> TaskStore:
 
 
 Tasks = Annotated[TaskStore, Depends(tasks)]
+
+
+def projects(user: CurrentUser, wired: Wired) -> ProjectStore:
+    return wired.ports.projects_of(user.token)
+
+
+Projects = Annotated[ProjectStore, Depends(projects)]
+
+
+def profile(user: CurrentUser, wired: Wired) -> ProfileStore:
+    return wired.ports.profile_of(user.token)
+
+
+Profile = Annotated[ProfileStore, Depends(profile)]
+
+
+def api_keys(user: SignedInUser, wired: Wired) -> ApiKeyStore:
+    return wired.ports.api_keys_of(user.token)
+
+
+ApiKeys = Annotated[ApiKeyStore, Depends(api_keys)]
 
 
 def request_id(request: Request) -> str:

@@ -12,7 +12,12 @@ from shared.observability import get_logger, register_secret
 
 logger = get_logger("api")
 settings = ApiSettings.from_env()
-for secret in (settings.jwt_secret, settings.secrets_master_keys):
+for secret in (
+    settings.jwt_secret,
+    settings.secrets_master_keys,
+    settings.supabase_secret_key,
+    settings.test_users_secret,
+):
     register_secret(secret, lasting=True)
 # Without lifespan="off", start and stop would run around every single request.
 asgi = Mangum(create_app(settings), lifespan="off")

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,8 +19,10 @@ log = logging.getLogger("api.requests")
 _SOUND_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,128}")
 
 PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Content-Type, X-User-ID, Authorization, Idempotency-Key, X-Request-Id",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": (
+        "Content-Type, X-User-ID, Authorization, Idempotency-Key, X-Request-Id, X-Test-Users-Secret"
+    ),
     "Access-Control-Max-Age": "600",  # seconds; what Chromium caps at is 7,200
 }
 
@@ -67,10 +69,11 @@ class RequestLog:
 class Cors:
     """Lets the listed origins, and those that `pattern` matches from end to end, read the answers.
 
-    Any OPTIONS is answered here, also for unknown paths.
+    Any OPTIONS is answered here, also for unknown paths. Who names no origin is told the first of the list, as the old
+    backend did.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: Collection[str], pattern: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], pattern: str | None) -> None:
         self._app = app
         self._origins = origins
         self._pattern = re.compile(pattern) if pattern else None
@@ -78,7 +81,7 @@ class Cors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        origin = Headers(scope=scope).get("origin")
+        origin = Headers(scope=scope).get("origin") or next(iter(self._origins), None)
 
         async def send_with_cors(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -94,7 +97,7 @@ class Cors:
         if origin and (origin in self._origins or (self._pattern and self._pattern.fullmatch(origin))):
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Allow-Credentials"] = "true"
-            headers["Access-Control-Expose-Headers"] = "X-Request-Id"
+            headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After"
 
 
 class AnswerUnexpected:

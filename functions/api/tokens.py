@@ -1,28 +1,26 @@
-"""The tokens that prove who is asking: our own, and Supabase's access tokens."""
+"""The tokens that prove who is asking: our own, those of the backend before us, and Supabase's access tokens."""
 
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jwt
 
+from functions.api.published_keys import PUBLIC_KEY_ALGORITHMS, FindKey
 from shared.config import ApiSettings
-from shared.domain.errors import Misconfigured, NotAuthenticated, Unavailable
+from shared.domain.errors import NotAuthenticated
 from shared.domain.secret import Secret
 
 AUTHENTICATED = "authenticated"  # Supabase's audience, and its database role, of a signed-in user
-PUBLIC_KEY_ALGORITHMS = ("ES256", "RS256")
+SHARED_SECRET_ALGORITHM = "HS256"  # what Supabase makes of the project's JWT secret
 LEEWAY_S = 5  # between the clocks of the sign-in service and ours
-JWKS_LIFESPAN_S = 600  # Supabase caches its published keys for ten minutes at its edge, too
-JWKS_TIMEOUT_S = 3
+DATABASE_TOKEN_S = 60  # the longest request takes 30 s
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-# Finds the public key that a token names in its header.
-KeyOf = Callable[[str], jwt.PyJWK]
 Claims = dict[str, Any]
 
 
@@ -34,82 +32,106 @@ class Tokens:
     for a week-long key to everything its user has.
     """
 
-    def __init__(self, settings: ApiSettings, published_key: KeyOf) -> None:
+    def __init__(self, settings: ApiSettings, find_key: FindKey) -> None:
         self._secret = settings.jwt_secret
         self._algorithm = settings.jwt_algorithm
         self._access_s = settings.access_token_minutes * 60
         self._refresh_s = settings.refresh_token_days * 86_400
-        self._published_key = published_key
+        self._issuer = settings.supabase_jwt_issuer
+        self._find_key = find_key
 
     @property
     def access_lifetime_s(self) -> int:
         return self._access_s
 
     def access(self, user_id: str) -> Secret:
-        return self._signed(user_id, "access", self._access_s, sub=user_id, role=AUTHENTICATED, aud=AUTHENTICATED)
+        claims = {"user_id": user_id, "type": "access", "jti": str(uuid.uuid4())}
+        return self._signed(claims | _for_database(user_id), self._access_s, self._algorithm)
 
     def refresh(self, user_id: str) -> Secret:
-        return self._signed(user_id, "refresh", self._refresh_s)
+        claims = {"user_id": user_id, "type": "refresh", "jti": str(uuid.uuid4())}
+        return self._signed(claims, self._refresh_s, self._algorithm)
 
-    def user_of_access(self, token: Secret) -> str:
-        """Whose access token this is, one of ours or of Supabase. Raises NotAuthenticated, Unavailable."""
-        claims = self._claims(token)
-        return _own_user(claims) if "type" in claims else _supabase_user(claims)
+    def for_database(self, user_id: str) -> Secret:
+        """What the database takes for this user during one request. It is no token for this API."""
+        return self._signed(_for_database(user_id), DATABASE_TOKEN_S, SHARED_SECRET_ALGORITHM)
+
+    def user_of_access(self, token: Secret) -> tuple[str, Secret]:
+        """Whose access token this is, and the token with which the database knows that user.
+
+        That is the same one, except for a token of the old backend, which says nothing to the database. Raises
+        NotAuthenticated, Unavailable.
+        """
+        claims, ours = self._claims(token)
+        if not ours:
+            return self._supabase_user(claims), token
+        user_id = _own_user(claims)
+        known_to_database = "sub" in claims and "role" in claims
+        return user_id, token if known_to_database else self.for_database(user_id)
 
     def user_of_supabase_access(self, token: Secret) -> str:
         """The same, but one of ours is not enough: it must not be able to renew itself for ever."""
-        claims = self._claims(token)
-        if "type" in claims:
+        claims, ours = self._claims(token)
+        if ours:
             raise NotAuthenticated("Invalid token type. Expected a Supabase access token")
-        return _supabase_user(claims)
+        return self._supabase_user(claims)
 
     def user_of_refresh(self, token: Secret) -> str:
         """Raises NotAuthenticated."""
-        claims = self._claims(token)
-        if claims.get("type") != "refresh":
+        claims, ours = self._claims(token)
+        if not ours or claims["type"] != "refresh":
             raise NotAuthenticated("Invalid token type. Expected refresh")
+        _check_audience(claims.get("aud", AUTHENTICATED))
         return _known_shape(claims.get("user_id"))
 
-    def _signed(self, user_id: str, kind: str, lifetime_s: int, **more: str) -> Secret:
+    def _signed(self, claims: Claims, lifetime_s: int, algorithm: str) -> Secret:
         now = int(time.time())
-        claims = {"user_id": user_id, "type": kind, "iat": now, "exp": now + lifetime_s, "jti": str(uuid.uuid4())}
-        return Secret(jwt.encode({**claims, **more}, self._secret.reveal(), algorithm=self._algorithm))
+        return Secret(
+            jwt.encode({**claims, "iat": now, "exp": now + lifetime_s}, self._secret.reveal(), algorithm=algorithm)
+        )
 
-    def _claims(self, token: Secret) -> Claims:
-        """The verified claims. The kind of key follows from the algorithm, never the other way round."""
+    def _claims(self, token: Secret) -> tuple[Claims, bool]:
+        """The verified claims, and whether the token is ours: no published key signs ours, and Supabase's have no type.
+
+        The kind of key follows from the algorithm, never the other way round; and the key is one that we hold, whatever
+        else the header names.
+        """
         with _contract_texts():
             text = token.reveal()
-            if jwt.get_unverified_header(text).get("alg") in PUBLIC_KEY_ALGORITHMS:
-                return _decoded(text, self._published_key(text), PUBLIC_KEY_ALGORITHMS)
-            return _decoded(text, self._secret.reveal(), (self._algorithm, "HS256"))
+            header = jwt.get_unverified_header(text)
+            if header.get("alg") in PUBLIC_KEY_ALGORITHMS:
+                return _decoded(text, self._published_key(header), (header["alg"],)), False
+            claims = _decoded(text, self._secret.reveal(), (self._algorithm, SHARED_SECRET_ALGORITHM))
+            return claims, "type" in claims
+
+    def _published_key(self, header: dict[str, Any]) -> jwt.PyJWK:
+        key = self._find_key(header.get("kid", ""))
+        if key is None:
+            raise jwt.InvalidSignatureError("Signature verification failed")
+        if key.algorithm_name != header["alg"]:
+            raise jwt.InvalidAlgorithmError("The specified alg value is not allowed")
+        return key
+
+    def _supabase_user(self, claims: Claims) -> str:
+        if claims.get("role") != AUTHENTICATED:
+            raise NotAuthenticated("Invalid token type. Expected access")
+        if claims.get("iss") != self._issuer:
+            raise NotAuthenticated("Invalid issuer")
+        _check_audience(claims.get("aud"))
+        if claims.get("is_anonymous"):
+            # Anybody can make any number of them, and each would have a share of its own of what the operator pays for.
+            raise NotAuthenticated("Anonymous users have no access. Sign in with an account.", code="anonymous_user")
+        return _known_shape(claims.get("sub"))
 
 
-def published_key(settings: ApiSettings) -> KeyOf:
-    """The project's public keys: from the setting where there is one, else fetched at first use and kept.
-
-    Raises Misconfigured when the setting is not a JWKS document.
-    """
-    if settings.supabase_jwks is None:
-        url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
-        return jwt.PyJWKClient(url, lifespan=JWKS_LIFESPAN_S, timeout=JWKS_TIMEOUT_S).get_signing_key_from_jwt
-    try:
-        keys = jwt.PyJWKSet.from_json(settings.supabase_jwks)
-    except (jwt.PyJWTError, ValueError, AttributeError) as error:
-        raise Misconfigured("SUPABASE_JWKS must be the JSON of a JWKS document with a public key") from error
-
-    def find(token: str) -> jwt.PyJWK:
-        kid = jwt.get_unverified_header(token).get("kid")
-        if found := next((key for key in keys.keys if key.key_id == kid), None):
-            return found
-        raise jwt.InvalidSignatureError("Signature verification failed")
-
-    return find
-
-
-def user_id_of(value: object) -> str | None:
-    """`value` as a user id in lower case, or None when it is not a UUID."""
+def uuid_of(value: object) -> str | None:
+    """`value` in lower case, or None when it is not a UUID as databases write it."""
     text = value.lower() if isinstance(value, str) else ""
     return text if _UUID.fullmatch(text) else None
+
+
+def _for_database(user_id: str) -> Claims:
+    return {"sub": user_id, "role": AUTHENTICATED, "aud": AUTHENTICATED}
 
 
 def _decoded(token: str, key: jwt.PyJWK | str, algorithms: tuple[str, ...]) -> Claims:
@@ -119,30 +141,24 @@ def _decoded(token: str, key: jwt.PyJWK | str, algorithms: tuple[str, ...]) -> C
 
 
 def _own_user(claims: Claims) -> str:
+    """The old backend's tokens name no audience, subject or role; one that names them must name the right ones."""
     if claims["type"] != "access":
         raise NotAuthenticated("Invalid token type. Expected access")
     user_id = _known_shape(claims.get("user_id"))
-    _check_audience(claims)
-    if claims.get("sub") != user_id or claims.get("role") != AUTHENTICATED:
+    _check_audience(claims.get("aud", AUTHENTICATED))
+    if claims.get("sub", user_id) != user_id or claims.get("role", AUTHENTICATED) != AUTHENTICATED:
         raise NotAuthenticated("Authentication failed")
     return user_id
 
 
-def _supabase_user(claims: Claims) -> str:
-    if claims.get("role") != AUTHENTICATED:
-        raise NotAuthenticated("Invalid token type. Expected access")
-    _check_audience(claims)
-    return _known_shape(claims.get("sub"))
-
-
-def _check_audience(claims: Claims) -> None:
-    audience = claims.get("aud")
-    if audience != AUTHENTICATED and audience != [AUTHENTICATED]:
+def _check_audience(audience: object) -> None:
+    # Supabase's sign-in service writes one text; a hook of the project's may make it a list.
+    if audience != AUTHENTICATED and not (isinstance(audience, list) and AUTHENTICATED in audience):
         raise NotAuthenticated("Invalid audience")
 
 
 def _known_shape(user_id: object) -> str:
-    if known := user_id_of(user_id):
+    if known := uuid_of(user_id):
         return known
     raise NotAuthenticated("Authentication failed")
 
@@ -157,7 +173,5 @@ def _contract_texts() -> Iterator[None]:
         raise NotAuthenticated("Authentication failed") from None
     except jwt.InvalidTokenError as error:
         raise NotAuthenticated(str(error)) from None
-    except jwt.PyJWKClientConnectionError as error:
-        raise Unavailable("The sign-in service does not answer now. Try again.", reason=str(error)) from error
-    except jwt.PyJWTError:  # no published key fits
+    except jwt.PyJWTError:  # a key that cannot be used with what was sent
         raise NotAuthenticated("Signature verification failed") from None

@@ -1,8 +1,10 @@
-"""One suite for the task store and the user directory: the real ones on PostgreSQL, and the fakes of the unit tests."""
+"""One suite for the task store: the real one on PostgreSQL, and the fake of the unit tests."""
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import jwt
 import psycopg
@@ -10,38 +12,39 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import LIST_COLUMNS, SupabaseTaskStore, SupabaseUserDirectory
-from shared.domain.errors import NotFound, TooMany
-from shared.domain.ports import NewTask
+from shared.adapters.task_store import SupabaseTaskStore
+from shared.domain.errors import Conflict, NotFound, TooMany
+from shared.domain.ports import NewTask, TaskFilter
 from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
+from shared.domain.task import TaskStatus
 from tests.fakes.task_store import FakeDatabase
-from tests.fakes.user_directory import FakeUsers
 
-AGENT = "Mozilla/5.0"
+NOON = datetime(2026, 11, 23, 12, 0, 0, 240582, tzinfo=UTC)
 
 
 class FakeWorld:
     def __init__(self):
-        self.database, self.users = FakeDatabase(), FakeUsers()
-        self.store_of, self.directory_of = self.database.store_of, self.users.directory_of
+        self.database = FakeDatabase()
+        self.store_of = self.database.store_of
         self.add_project, self.add_task = self.database.add_project, self.database.add_task
 
     def new_user(self):
-        user_id = str(uuid.uuid4())
-        self.users.existing.add(user_id)
-        return user_id
-
-    def add_session(self, user_id, *, minutes_ago):
-        if minutes_ago < 70:
-            self.users.sessions.add((user_id, AGENT))
+        return str(uuid.uuid4())
 
     def add_events(self, task_id, count):
         for number in range(count):
             self.database.add_event(task_id, "note", {"number": number})
 
-    def limit_active_runs(self, count):
-        self.database.active_per_user = count
+    def set_limits(self, *, active_per_user=50, started_per_hour=100):
+        self.database.active_per_user, self.database.started_per_hour = active_per_user, started_per_hour
+
+    def let_time_pass(self, **duration):
+        self.database.starts = [(who, at - timedelta(**duration)) for who, at in self.database.starts]
+
+    def end_all_tasks(self):
+        for task in self.database.tasks.values():
+            task["status"] = "completed"
 
 
 class RealWorld:
@@ -61,19 +64,9 @@ class RealWorld:
     def store_of(self, user_id):
         return SupabaseTaskStore(self._client_of(user_id))
 
-    def directory_of(self, user_id):
-        return SupabaseUserDirectory(self._client_of(user_id))
-
     def new_user(self):
         email = f"{uuid.uuid4()}@example.test"
         return str(self._sql("insert into auth.users (id, email) values (gen_random_uuid(), %s) returning id", email))
-
-    def add_session(self, user_id, *, minutes_ago):
-        self._sql(
-            "insert into auth.sessions (user_id, user_agent, refreshed_at)"
-            " values (%s, %s, (now() at time zone 'utc') - %s * interval '1 minute')",
-            *(user_id, AGENT, minutes_ago),
-        )
 
     def add_project(self, user_id):
         return self._sql(
@@ -97,8 +90,16 @@ class RealWorld:
             event = Jsonb([{"kind": "note", "payload": {"number": number}}])
             self._sql("select append_events(%s, %s, %s)", task_id, run_id, event)
 
-    def limit_active_runs(self, count):
-        self._sql("update run_limits set active_per_user = %s", count)
+    def set_limits(self, *, active_per_user=50, started_per_hour=100):
+        self._sql(
+            "update run_limits set active_per_user = %s, started_per_hour = %s", active_per_user, started_per_hour
+        )
+
+    def let_time_pass(self, **duration):
+        self._sql("update run_starts set at = at - %s", timedelta(**duration))
+
+    def end_all_tasks(self):
+        self._sql("update runs set status = 'completed'")
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -152,58 +153,219 @@ def test_a_new_task_is_a_pending_row_with_its_prompt_and_a_queued_run(world, use
 
 
 def test_a_repeated_key_finds_the_first_task_but_only_the_same_users(world, user):
-    first = world.store_of(user).create(new_task(idempotency_key="k"))
-    again = world.store_of(user).create(new_task(idempotency_key="k"))
-    other = world.store_of(world.new_user()).create(new_task(idempotency_key="k"))
+    first = world.store_of(user).create(new_task(idempotency_key="k", request_hash="a"))
+    again = world.store_of(user).create(new_task(idempotency_key="k", request_hash="a"))
+    other = world.store_of(world.new_user()).create(new_task(idempotency_key="k", request_hash="b"))
 
     assert again == replace(first, created=False)
     assert other.created
+
+
+def test_something_else_under_the_same_key_is_refused_and_stores_nothing(world, user):
+    store = world.store_of(user)
+    store.create(new_task(idempotency_key="k", request_hash="a"))
+
+    with pytest.raises(Conflict) as refused:
+        store.create(new_task(idempotency_key="k", request_hash="b"))
+    assert refused.value.code == "idempotency_key_reused"
+    assert listed(store, user).total == 1
 
 
 def test_a_foreign_or_unknown_project_is_not_found(world, user):
     for project_id in (world.add_project(world.new_user()), 987654321):
         with pytest.raises(NotFound, match="Project not found"):
             world.store_of(user).create(new_task(project_id=project_id))
-    assert world.store_of(user).list_all(owner_id=user, project_id=None) == []
+    assert listed(world.store_of(user), user).total == 0
 
 
 def test_a_user_has_so_many_active_runs_and_no_more(own_world):
-    own_world.limit_active_runs(2)
+    own_world.set_limits(active_per_user=2)
     user = own_world.new_user()
     store = own_world.store_of(user)
     for _ in range(2):
         store.create(new_task())
 
-    with pytest.raises(TooMany):
+    with pytest.raises(TooMany) as refused:
         store.create(new_task())
+    assert (refused.value.code, refused.value.shown) == ("too_many_active_runs", {"limit": 2, "current": 2})
+    assert refused.value.retry_after_s == 30
+    assert listed(store, user).total == 2
     assert own_world.store_of(own_world.new_user()).create(new_task()).created
 
 
-def test_a_row_has_the_same_columns_everywhere(world, user):
-    task_id = world.add_task(user, git_patch="p", git_diff="d", chat_messages=[{"role": "user", "content": "x"}])
+def test_a_user_starts_so_many_runs_within_an_hour_and_no_more(own_world):
+    own_world.set_limits(started_per_hour=2)
+    user = own_world.new_user()
+    store = own_world.store_of(user)
+    for _ in range(2):
+        store.create(new_task())
+        own_world.end_all_tasks()
+        own_world.let_time_pass(minutes=25)
+
+    with pytest.raises(TooMany) as refused:
+        store.create(new_task())
+    assert (refused.value.code, refused.value.shown) == ("too_many_starts", {"limit": 2, "current": 2})
+    assert 590 <= refused.value.retry_after_s <= 600  # the older one was 50 minutes ago
+    assert listed(store, user).total == 2
+    assert own_world.store_of(own_world.new_user()).create(new_task()).created
+
+    own_world.let_time_pass(minutes=10)
+    assert store.create(new_task()).created
+    with pytest.raises(TooMany):
+        store.create(new_task())
+
+
+def test_a_repeated_request_is_no_start_and_knows_no_limit(own_world):
+    own_world.set_limits(active_per_user=1, started_per_hour=1)
+    user = own_world.new_user()
+    store = own_world.store_of(user)
+    first = store.create(new_task(idempotency_key="k"))
+
+    assert store.create(new_task(idempotency_key="k")) == replace(first, created=False)
+
+
+def listed(store, user, *, limit=1000, after=None, **wanted):
+    return store.page(TaskFilter(**wanted), limit=limit, after=after, owner_id=user)
+
+
+def ids_of(page):
+    return [row["id"] for row in page.rows]
+
+
+def said(*contents):
+    return [{"role": "user", "content": content, "timestamp": NOON.isoformat()} for content in contents]
+
+
+def test_a_listed_row_has_all_columns_and_those_that_are_heavy_are_empty(world, user):
+    heavy = {"git_patch": "p", "git_diff": "d", "execution_metadata": {"file_changes": []}}
+    project = world.add_project(user)
+    task_id = world.add_task(user, project_id=project, chat_messages=said("x"), changed_files=["a"], **heavy)
     store = world.store_of(user)
 
-    row, [listed] = store.get(task_id, owner_id=user), store.list_all(owner_id=user, project_id=None)
+    row, [shown] = store.get(task_id, owner_id=user), listed(store, user).rows
 
-    heavy = {"git_diff", "git_patch", "changed_files", "execution_metadata"}
-    assert row.keys() == {*LIST_COLUMNS.split(","), *heavy, "container_id", "is_test_data"}
-    assert listed == {key: row[key] for key in LIST_COLUMNS.split(",")}
-    assert listed["has_patch"] is True
+    assert len(row) == 24
+    assert row | {"git_diff": None, "git_patch": None, "execution_metadata": {}} == shown
+    assert shown["has_patch"] is True
     assert store.get_columns(task_id, ["id", "git_diff"], owner_id=user) == {"id": task_id, "git_diff": "d"}
 
 
-def test_the_list_is_newest_first_and_can_be_of_one_project(world, user):
-    project = world.add_project(user)
-    ids = [world.add_task(user, project_id=project_id) for project_id in (project, None, project)]
+def test_pages_end_to_end_are_all_tasks_once_and_newest_first(world, user):
+    moments = [
+        NOON,
+        NOON + timedelta(microseconds=1),
+        NOON,
+        NOON - timedelta(microseconds=1),
+        NOON.replace(microsecond=0),
+    ]
+    added = [(moment, world.add_task(user, created_at=moment.isoformat())) for moment in moments]
     world.add_task(world.new_user())
+    expected = [task_id for _, task_id in sorted(added, reverse=True)]
     store = world.store_of(user)
 
-    assert [row["id"] for row in store.list_all(owner_id=user, project_id=None)] == ids[::-1]
-    assert [row["id"] for row in store.list_all(owner_id=user, project_id=project)] == [ids[2], ids[0]]
-    assert store.list_all(owner_id=user, project_id=2**63) == []
+    for limit in (1, 2, 4, 5, 6):
+        page = listed(store, user, limit=limit)
+        seen, sizes = ids_of(page), [len(page.rows)]
+        while page.more:
+            page = listed(store, user, limit=limit, after=page.rows[-1])
+            seen, sizes = seen + ids_of(page), [*sizes, len(page.rows)]
+            assert page.total == 5
+        assert seen == expected
+        assert sizes == [limit] * (5 // limit) + [5 % limit] * (5 % limit > 0)
 
 
-@pytest.mark.parametrize("read", ["get", "get_columns", "events"])
+def test_a_list_can_be_of_one_project_and_of_one_status(world, user):
+    project = world.add_project(user)
+    marks = [(project, "failed"), (None, "failed"), (project, "running"), (project, "failed")]
+    ids = [world.add_task(user, project_id=where, status=status) for where, status in marks]
+    store = world.store_of(user)
+
+    of_project, failed = listed(store, user, project_id=project), listed(store, user, status=TaskStatus.FAILED)
+    both = listed(store, user, project_id=project, status=TaskStatus.FAILED, limit=1)
+
+    assert (ids_of(of_project), of_project.total) == ([ids[3], ids[2], ids[0]], 3)
+    assert (ids_of(failed), failed.total) == ([ids[3], ids[1], ids[0]], 3)
+    assert (ids_of(both), both.total, both.more) == ([ids[3]], 2, True)
+    for nowhere in (987654321, -1, 2**63, -(2**70)):
+        assert listed(store, user, project_id=nowhere).total == 0
+    stranger = world.new_user()
+    assert listed(world.store_of(stranger), stranger, project_id=project).total == 0
+
+
+def test_a_search_looks_into_all_prompts_in_any_case_and_nowhere_else(world, user):
+    answer = {"role": "assistant", "content": "a tale of tests", "timestamp": NOON.isoformat()}
+    found = world.add_task(user, chat_messages=[*said("Fix the 100% wrong TOTAL_ü\\"), answer, *said('say "when"')])
+    world.add_task(user, chat_messages=[answer, *said("100 totals")])
+    world.add_task(user, chat_messages=None)
+    world.add_task(world.new_user(), chat_messages=said("100% wrong"))
+    store = world.store_of(user)
+
+    for text in ("100%", "total_ü", "TOTAL_Ü", "ü\\", '"When"'):
+        page = listed(store, user, search=text)
+        assert (ids_of(page), page.total) == ([found], 1), text
+    for text in ("tale", "t_tal", ".", "%%", "user", "timestamp"):
+        assert listed(store, user, search=text).total == 0, text
+
+
+def test_a_page_has_no_more_than_six_megabytes_but_at_least_one_task(world, user):
+    texts = ["世" * 100_000, *["世" * 1000] * 3]
+    ids = [world.add_task(user, chat_messages=said(*[text] * 19)) for text in texts]
+    enormous = world.add_task(user, chat_messages=said(*["世" * 100_000] * 21))
+    store = world.store_of(user)
+
+    first = listed(store, user)
+    second = listed(store, user, after=first.rows[-1])
+
+    assert (ids_of(first), first.more, first.total) == ([enormous], True, 5)
+    assert (ids_of(second), second.more) == (ids[::-1], False)
+
+
+def test_nobody_elses_tasks_are_listed_whoever_is_named(world, user):
+    stranger = world.new_user()
+    world.add_task(stranger)
+
+    assert listed(world.store_of(user), stranger).rows == []
+
+
+def test_messages_are_appended_with_the_time_they_came(world, user):
+    store, task_id = world.store_of(user), world.add_task(user, chat_messages=None)
+    store.append_chat_message(task_id, "user", "hello \u2028 世界")
+    store.append_chat_message(task_id, "assistant", " x" * 50_000)
+
+    first, second = store.get(task_id, owner_id=user)["chat_messages"]
+
+    assert (first["role"], first["content"]) == ("user", "hello \u2028 世界")
+    assert (second["role"], second["content"]) == ("assistant", " x" * 50_000)
+    at = datetime.fromisoformat(first["timestamp"])
+    assert at.utcoffset() == timedelta(0)
+    assert timedelta(0) <= datetime.now(UTC) - at < timedelta(minutes=1)
+
+
+def test_a_chat_of_two_megabytes_takes_no_more(world, user):
+    store = world.store_of(user)
+    full = world.add_task(user, chat_messages=said(*["x" * 100_000] * 20))
+    almost = world.add_task(user, chat_messages=said(*["x" * 100_000] * 19))
+    store.append_chat_message(almost, "user", "x" * 100_000)
+
+    for task_id in (full, almost):
+        with pytest.raises(Conflict) as refused:
+            store.append_chat_message(task_id, "user", "x")
+        assert refused.value.code == "chat_full"
+        assert len(store.get(task_id, owner_id=user)["chat_messages"]) == 20
+
+
+def test_messages_at_once_all_stay(supabase_gateway):
+    world = RealWorld(supabase_gateway)
+    user = world.new_user()
+    task_id, contents = world.add_task(user), {f"message {number}" for number in range(20)}
+    with ThreadPoolExecutor(10) as threads:
+        for content in contents:
+            threads.submit(world.store_of(user).append_chat_message, task_id, "user", content)
+
+    assert {m["content"] for m in world.store_of(user).get(task_id, owner_id=user)["chat_messages"]} == contents
+
+
+@pytest.mark.parametrize("read", ["get", "get_columns", "events", "append_chat_message"])
 def test_what_is_not_there_and_what_is_somebody_elses_look_the_same(world, user, read):
     stranger = world.new_user()
     foreign = world.add_task(stranger)
@@ -214,6 +376,7 @@ def test_what_is_not_there_and_what_is_somebody_elses_look_the_same(world, user,
             "get": lambda: store.get(task_id, owner_id=owner_id),
             "get_columns": lambda: store.get_columns(task_id, ["id"], owner_id=owner_id),
             "events": lambda: store.events(task_id, after=0, limit=1, owner_id=owner_id),
+            "append_chat_message": lambda: store.append_chat_message(task_id, "user", "x"),
         }[read]()
 
     for task_id, owner_id in ((foreign, user), (foreign, stranger), (987654321, user), (2**63, user)):
@@ -232,20 +395,3 @@ def test_the_live_log_is_read_from_any_point_in_order_and_in_pieces(world, user)
     assert [(event["seq"], event["payload"]["number"]) for event in piece.events] == [(9, 8), (10, 9), (11, 10)]
     assert piece.events[0].keys() == {"seq", "run_id", "kind", "payload", "at"}
     assert store.events(task_id, after=12, limit=3, owner_id=user).events == []
-
-
-def test_a_user_sees_that_he_exists_and_nobody_else(world, user):
-    directory = world.directory_of(user)
-
-    assert directory.exists(user)
-    assert not directory.exists(world.new_user())
-    assert not world.directory_of(nobody := str(uuid.uuid4())).exists(nobody)
-
-
-@pytest.mark.parametrize(("minutes_ago", "live"), [(1, True), (69, True), (71, False)])
-def test_a_session_is_live_for_the_same_browser_and_seventy_minutes(world, user, minutes_ago, live):
-    world.add_session(user, minutes_ago=minutes_ago)
-
-    assert world.directory_of(user).has_live_session(AGENT) is live
-    assert not world.directory_of(user).has_live_session("curl/8")
-    assert not world.directory_of(world.new_user()).has_live_session(AGENT)

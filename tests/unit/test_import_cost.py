@@ -24,7 +24,7 @@ EXECUTOR = {
 }
 # `botocore` alone is a page that powertools reads a version from; its weight begins with botocore.session.
 HANDLERS = {
-    "functions.api.handler": (API, {"e2b", "boto3", "botocore.session", "supabase", "moto", "local"}),
+    "functions.api.handler": (API, {"e2b", "boto3", "botocore.session", "supabase", "supabase_auth", "moto", "local"}),
     "functions.executor.handler": (EXECUTOR, {"fastapi", "mangum", "starlette", "supabase", "moto", "local"}),
 }
 

@@ -25,6 +25,10 @@ def test_every_way_to_write_a_repository_becomes_one_url(text):
     assert Repository.parse(text, origins=GITHUB).url == "https://github.com/o/r"
 
 
+def test_an_enterprises_accounts_have_an_underscore_in_their_names():
+    assert Repository.parse("https://github.com/octo_acme/r", origins=GITHUB).owner == "octo_acme"
+
+
 def test_a_name_may_look_like_a_suffix():
     repository = Repository.parse("https://github.com/o/o.github.io.git", origins=GITHUB)
 
@@ -60,6 +64,14 @@ def test_a_name_may_look_like_a_suffix():
         "https://github.com/-o/r",
         "https://github.com/o/r%2e%2e",
         "https://github.com/o/r;rm",
+        "https://@github.com/o/r",
+        "https://github.com:/o/r",
+        "https://github.com:0/o/r",
+        "https://git\thub.com/o/r",
+        "https://github.com/o/\nr",
+        "\0https://github.com/o/r",
+        "https://github.com/o/r//",
+        "git@github.com:o/r/",
         "https://github.com/o/r r",
         "https://[::1/o/r",
         "git@evil.example:o/r",

@@ -2,12 +2,14 @@
 
 import json
 import uuid
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import PAGE_ROWS, SupabaseTaskStore, SupabaseUserDirectory
+from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.user_store import SupabaseUserDirectory
 from shared.domain.errors import (
     Conflict,
     Forbidden,
@@ -18,9 +20,10 @@ from shared.domain.errors import (
     TooMany,
     Unavailable,
 )
-from shared.domain.ports import NewTask
+from shared.domain.ports import NewTask, TaskFilter
 from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
+from shared.domain.task import TaskStatus
 
 USER = str(uuid.uuid4())
 NEW_TASK = NewTask(
@@ -62,8 +65,8 @@ def store_answering(*answers):
     return SupabaseTaskStore(server.client()), server
 
 
-def refusal(status, code, message="internal detail"):
-    return status, {"code": code, "message": message, "details": None, "hint": None}
+def refusal(status, code, message="internal detail", details=None):
+    return status, {"code": code, "message": message, "details": details, "hint": None}
 
 
 def test_every_request_carries_the_users_own_token_and_the_publishable_key():
@@ -92,20 +95,55 @@ def test_an_id_beyond_bigint_is_not_even_asked_for():
 
     with pytest.raises(NotFound, match="Task not found"):
         store.get(2**63, owner_id=USER)
-    assert store.list_all(owner_id=USER, project_id=2**63) == []
+    with pytest.raises(NotFound, match="Task not found"):
+        store.append_chat_message(2**63, "user", "x")
+    for project_id in (2**63, -(2**63) - 1):
+        nothing = store.page(TaskFilter(project_id=project_id), limit=1, after=None, owner_id=USER)
+        assert (nothing.rows, nothing.total, nothing.more) == ([], 0, False)
     assert server.requests == []
 
 
-def test_a_long_list_is_read_page_by_page_below_the_last_id():
-    first = [{"id": number} for number in range(3 * PAGE_ROWS, 2 * PAGE_ROWS, -1)]
-    store, server = store_answering((200, first), (200, [{"id": 5}]))
+def test_a_page_is_one_call_and_names_only_what_is_asked_for():
+    row = {"id": 8, "user_id": USER}
+    store, server = store_answering((200, {"tasks": [row], "total": 12, "more": True}))
 
-    assert store.list_all(owner_id=USER, project_id=7) == [*first, {"id": 5}]
-    queries = [dict(request.url.params) for request in server.requests]
-    assert [query.get("id") for query in queries] == [None, f"lt.{2 * PAGE_ROWS + 1}"]
-    for query in queries:
-        assert (query["project_id"], query["order"], query["limit"]) == ("eq.7", "id.desc", str(PAGE_ROWS))
-        assert not {"git_diff", "git_patch", "*"} & set(query["select"].split(","))
+    page = store.page(TaskFilter(), limit=50, after=None, owner_id=USER)
+
+    assert (page.rows, page.total, page.more) == ([row], 12, True)
+    assert server.requests[0].url.path == "/rest/v1/rpc/list_tasks"
+    assert json.loads(server.requests[0].content) == {"p_limit": 50}
+
+
+def test_a_page_begins_after_the_very_moment_of_a_row():
+    store, server = store_answering((200, {"tasks": [], "total": 0, "more": False}))
+    wanted = TaskFilter(status=TaskStatus.FAILED, project_id=7, search="100% _")
+    last = {"id": 8, "created_at": "2026-11-23T00:55:50.240582+00:00", "status": "failed"}
+
+    store.page(wanted, limit=1, after=last, owner_id=USER)
+
+    assert json.loads(server.requests[0].content) == {
+        "p_limit": 1,
+        "p_after_at": "2026-11-23T00:55:50.240582+00:00",
+        "p_after_id": 8,
+        "p_status": "failed",
+        "p_project_id": 7,
+        "p_search": "100% _",
+    }
+
+
+def test_a_row_of_somebody_else_would_not_be_shown():
+    store, _ = store_answering((200, {"tasks": [{"id": 8, "user_id": str(uuid.uuid4())}], "total": 1, "more": False}))
+
+    assert store.page(TaskFilter(), limit=50, after=None, owner_id=USER).rows == []
+
+
+def test_a_chat_message_is_one_call():
+    store, server = store_answering((204, ""))
+
+    store.append_chat_message(7, "user", "hello")
+
+    assert server.requests[0].url.path == "/rest/v1/rpc/append_chat_message"
+    assert json.loads(server.requests[0].content) == {"p_task_id": 7, "p_role": "user", "p_content": "hello"}
 
 
 def test_the_live_log_and_the_status_are_one_query():
@@ -137,13 +175,68 @@ def test_a_new_task_is_one_call_with_its_sealed_credential():
     assert sent["p_credential"]["id"] == NEW_TASK.credential_id
     assert sent["p_credential"]["kind"] == "git_token"
     assert "p_idempotency_key" not in sent
+    assert "p_request_hash" not in sent
+
+
+def test_an_idempotency_key_goes_with_the_hash_of_what_is_asked():
+    store, server = store_answering((200, {"task_id": 9, "run_id": str(uuid.uuid4()), "seq": 0, "created": False}))
+
+    assert not store.create(replace(NEW_TASK, idempotency_key="click-1", request_hash="ab12")).created
+    sent = json.loads(server.requests[0].content)
+    assert (sent["p_idempotency_key"], sent["p_request_hash"]) == ("click-1", "ab12")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "sentence", "code", "shown"),
+    [
+        (
+            refusal(429, "PT429", "too_many_active_runs", '{"limit": 5, "current": 5, "retry_after_s": 30}'),
+            TooMany,
+            "Too many tasks are active. Wait for one to end, then try again.",
+            "too_many_active_runs",
+            {"limit": 5, "current": 5},
+        ),
+        (
+            refusal(429, "PT429", "too_many_starts", '{"limit": 100, "current": 102, "retry_after_s": 1234}'),
+            TooMany,
+            "Too many tasks were started within an hour. Try again later.",
+            "too_many_starts",
+            {"limit": 100, "current": 102},
+        ),
+        (
+            refusal(409, "PT409", "idempotency_key_reused"),
+            Conflict,
+            "Something else was asked under this Idempotency-Key. Take another key.",
+            "idempotency_key_reused",
+            {},
+        ),
+        (refusal(404, "PT404", "project_not_found"), NotFound, "Project not found", "not_found", {}),
+        (refusal(409, "23505", "x", '{"secret": 1}'), Conflict, "It exists already.", "conflict", {}),
+    ],
+)
+def test_a_case_that_our_functions_name_has_its_own_code_and_sentence_and_shows_its_facts(
+    answer, kind, sentence, code, shown
+):
+    with pytest.raises(kind) as raised:
+        store_answering(answer)[0].create(NEW_TASK)
+
+    assert (str(raised.value), raised.value.code, raised.value.shown) == (sentence, code, shown)
+
+
+@pytest.mark.parametrize(("details", "seconds"), [('{"retry_after_s": 1234}', 1234), ("{}", 30), (None, 30)])
+def test_the_database_says_when_to_try_again(details, seconds):
+    with pytest.raises(TooMany) as raised:
+        store_answering(refusal(429, "PT429", "too_many_starts", details))[0].create(NEW_TASK)
+
+    assert raised.value.retry_after_s == seconds
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "sentence"),
     [
         (refusal(404, "PT404"), NotFound, "Project not found"),
-        (refusal(429, "PT429"), TooMany, "Too many tasks are active"),
+        (refusal(429, "PT429"), TooMany, "A limit is reached"),
+        (refusal(409, "PT409"), Conflict, "changed in the meantime"),
         (refusal(400, "PT400"), InvalidInput, "cannot be accepted"),
         (refusal(409, "23505"), Conflict, "exists already"),
         (refusal(400, "23514"), InvalidInput, "refused the data"),

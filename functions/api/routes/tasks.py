@@ -1,22 +1,26 @@
-"""Tasks: started, watched, read."""
+"""One task: watched, read, talked about."""
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query
-from pydantic import SecretStr
-from starlette.convertors import Convertor, register_url_convertor
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field, model_validator
 
-from functions.api import examples
-from functions.api.answers import Answer, fitting
-from functions.api.bodies import Body, body_of, documented
-from functions.api.deps import CurrentUser, RequestId, Tasks, Wired
-from functions.api.services import start_task as service
+from functions.api.answers import Answer, fitting, fitting_list
+from functions.api.bodies import Body, body_of
+from functions.api.deps import CurrentUser, Tasks
+from functions.api.models.task import AT, COMMIT, DIFF, FILE_CHANGES, PROMPT, REPO_URL, ChatMessage, OneTask
+from functions.api.openapi import answers, body
+from functions.api.paths import RowId
+from functions.api.services.start_task import MAX_ROW_ID
+from shared.domain.errors import InvalidInput
 from shared.domain.ports import Row
-from shared.domain.secret import Secret
-from shared.domain.task import ENDED
+from shared.domain.run import AgentName
+from shared.domain.task import ENDED, TaskStatus, first_prompt
 
-MAX_PROMPT_IN_LISTS = 50
 MAX_EVENTS = 1000  # PostgREST's own cap for one answer
+MAX_MESSAGE_CHARS = 100_000  # the database's own bound
 
 # What the page is sent while it polls, by its names, and the column it comes from.
 STATUS_KEYS = {
@@ -34,150 +38,147 @@ STATUS_KEYS = {
 # Sent too once the task has ended.
 RESULT_KEYS = ("chat_messages", "execution_metadata", "completed_at", "pr_branch", "pr_number", "pr_url")
 
-
-class RowId(Convertor[int]):
-    """Digits, as a number; with more of them than any row has, still a number that no row has."""
-
-    regex = "[0-9]+"
-
-    def convert(self, value: str) -> int:
-        return int(value.lstrip("0")[:20] or 0)
-
-    def to_string(self, value: int) -> str:
-        return str(value)
-
-
-register_url_convertor("row_id", RowId())
 router = APIRouter(prefix="/api", tags=["tasks"])
 
 
-class StartTaskIn(Body):
-    prompt: str | None = None
-    repo_url: str | None = None
-    github_token: SecretStr | None = None
-    branch: str | None = None
-    model: str | None = "claude"
-    project_id: int | None = None
+class Progress(BaseModel):
+    """How a task is getting on. Once it has ended, there is also what the agent said and did."""
+
+    id: int = Field(examples=[7])
+    status: TaskStatus = Field(examples=["completed"])
+    prompt: str = Field(examples=[PROMPT])
+    repo_url: str = Field(examples=[REPO_URL])
+    branch: str | None = Field(examples=["main"])
+    model: AgentName = Field(examples=["claude"])
+    commit_hash: str | None = Field(examples=[COMMIT])
+    changed_files: list[str] | None = Field(examples=[["README.md"]])
+    error: str | None = Field(examples=["Claude agent timed out after 300 seconds"])
+    created_at: datetime = Field(examples=[AT])
+    project_id: int | None = Field(examples=[3])
+    chat_messages: list[ChatMessage] | None = None
+    execution_metadata: dict[str, Any] | None = Field(default=None, examples=[FILE_CHANGES])
+    completed_at: datetime | None = Field(default=None, examples=[AT])
+    pr_branch: str | None = Field(default=None, examples=["claude-code-7"])
+    pr_number: int | None = Field(default=None, examples=[12])
+    pr_url: str | None = Field(default=None, examples=[f"{REPO_URL}/pull/12"])
 
 
-StartTaskBody = Annotated[StartTaskIn, Depends(body_of(StartTaskIn, empty="No data provided"))]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(min_length=1, max_length=255, description="The same key again answers with the task it made first."),
-]
+class TaskProgress(BaseModel):
+    """How the task is getting on."""
+
+    status: Literal["success"]
+    task: Progress
 
 
-@router.post(
-    "/start-task",
-    responses=examples.of(examples.STARTED),
-    openapi_extra=documented(StartTaskIn, examples.START_TASK_BODY),
+class Diff(BaseModel):
+    """The diff as text; null while there is none."""
+
+    status: Literal["success"]
+    git_diff: str | None = Field(examples=[DIFF])
+    task_id: int = Field(examples=[7])
+
+
+class Event(BaseModel):
+    """An entry of a task's live log. What `payload` holds depends on `kind`; there may be kinds you do not know."""
+
+    seq: int = Field(examples=[1])
+    run_id: UUID = Field(examples=["0b9d1b46-6a0c-4f43-8b5c-6f3a1f0f7a55"])
+    kind: str = Field(examples=["phase"])
+    payload: dict[str, Any] = Field(examples=[{"phase": "queued"}])
+    at: datetime = Field(examples=[AT])
+
+
+class EventList(BaseModel):
+    """A part of the live log, oldest entry first. `next` is the `after` of the next part."""
+
+    status: Literal["success"]
+    events: list[Event]
+    next: int = Field(examples=[1])
+    task_status: TaskStatus = Field(examples=["pending"])
+
+
+class ChatMessageIn(Body):
+    """A message to keep with a task. No agent reads it."""
+
+    content: str = Field(examples=["Looks good."], min_length=1, max_length=MAX_MESSAGE_CHARS)
+    role: Literal["user", "assistant"] = "user"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_contracts_words(cls, sent: dict[str, Any]) -> dict[str, Any]:
+        if not sent.get("content"):
+            raise InvalidInput("content is required")
+        if sent.get("role", "user") not in ("user", "assistant"):
+            raise InvalidInput('role must be either "user" or "assistant"')
+        return sent
+
+
+ChatMessageBody = Annotated[ChatMessageIn, Depends(body_of(ChatMessageIn, empty="No data provided"))]
+
+
+@router.get(
+    "/task-status/{task_id:row_id}", operation_id="getTaskStatus", responses=answers(TaskProgress, 401, 404, 503)
 )
-def start_task(
-    user: CurrentUser,
-    body: StartTaskBody,
-    tasks: Tasks,
-    wired: Wired,
-    request_id: RequestId,
-    idempotency_key: IdempotencyKey = None,
-) -> Answer:
-    """Have an agent work on a branch of a repository.
-
-    `model` is claude or codex, `branch` defaults to main. The git token is sealed, and deleted when the run ends.
-    """
-    token = body.github_token.get_secret_value() if body.github_token else ""
-    asked = service.Asked(
-        user_id=user.id,
-        prompt=_text(body.prompt),
-        repo_url=_text(body.repo_url),
-        github_token=Secret(token.strip()),
-        branch=body.branch,
-        model=body.model,
-        project_id=body.project_id,
-        idempotency_key=idempotency_key,
-        trace_id=request_id,
-    )
-    run = service.start_task(
-        asked, settings=wired.settings, tasks=tasks, queue=wired.ports.queue(), box=wired.ports.box()
-    )
-    return Answer({"status": "success", "task_id": run.task_id, "message": "Task started successfully"})
-
-
-@router.get("/task-status/{task_id:row_id}", responses=examples.of(examples.TASK_STATUS))
-def task_status(task_id: int, user: CurrentUser, tasks: Tasks) -> Answer:
-    """How a task is getting on. Once it has ended, the answer also holds what the agent said and did."""
+def task_status(task_id: RowId, user: CurrentUser, tasks: Tasks) -> Answer:
+    """Watch a task. For polling: how it is getting on and, once it has ended, what the agent said and did."""
     row = tasks.get_columns(task_id, [*STATUS_KEYS.values(), *RESULT_KEYS], owner_id=user.id)
-    return Answer({"status": "success", "task": _status(row)})
+    return fitting_list([_progress(row)], lambda rows: {"status": "success", "task": rows[0]})
 
 
-@router.get("/tasks", responses=examples.of(examples.TASK_LIST))
-def list_tasks(user: CurrentUser, tasks: Tasks, project_id: str | None = None) -> Answer:
-    """All own tasks, keyed by id; of one project where `project_id` is a number other than 0."""
-    rows = tasks.list_all(owner_id=user.id, project_id=_number(project_id))
-    return Answer(
-        {"status": "success", "tasks": {str(row["id"]): _summary(row) for row in rows}, "total_tasks": len(rows)}
-    )
-
-
-@router.get("/tasks/{task_id:row_id}", responses=examples.of(examples.TASK))
-def get_task(task_id: int, user: CurrentUser, tasks: Tasks) -> Answer:
-    """The whole task. Columns that do not fit into one answer (6 MB) are left empty and named in `omitted`."""
+@router.get("/tasks/{task_id:row_id}", operation_id="getTask", responses=answers(OneTask, 401, 404, 503))
+def get_task(task_id: RowId, user: CurrentUser, tasks: Tasks) -> Answer:
+    """Get a task. All of it; columns that do not fit into one answer (6 MB) are left empty and named in `omitted`."""
     return fitting(tasks.get(task_id, owner_id=user.id))
 
 
-@router.get("/tasks/{task_id:row_id}/events", responses=examples.of(examples.EVENTS))
+@router.get(
+    "/tasks/{task_id:row_id}/events", operation_id="listTaskEvents", responses=answers(EventList, 400, 401, 404, 503)
+)
 def list_events(
-    task_id: int,
+    task_id: RowId,
     user: CurrentUser,
     tasks: Tasks,
-    after: Annotated[int, Query(ge=0, le=service.MAX_ROW_ID, description="`next` of the answer before")] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 200,
+    after: Annotated[int, Query(ge=0, le=MAX_ROW_ID, description="`next` of the answer before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="How many entries, at most.")] = 200,
 ) -> Answer:
-    """What happened since `after`, oldest first. Ask again with `next` until the task has ended and nothing is new."""
+    """Follow a task's live log. Ask again with `next` as `after` until the task has ended and nothing is new."""
     log = tasks.events(task_id, after=after, limit=limit, owner_id=user.id)
-    return Answer(
-        {
+    return fitting_list(
+        log.events,
+        lambda events: {
             "status": "success",
-            "events": log.events,
-            "next": log.events[-1]["seq"] if log.events else after,
+            "events": events,
+            "next": events[-1]["seq"] if events else after,
             "task_status": log.task_status,
-        }
+        },
     )
 
 
-@router.get("/git-diff/{task_id:row_id}", responses=examples.of(examples.GIT_DIFF))
-def git_diff(task_id: int, user: CurrentUser, tasks: Tasks) -> Answer:
-    """The diff as text; null while there is none."""
+@router.get("/git-diff/{task_id:row_id}", operation_id="getGitDiff", responses=answers(Diff, 401, 404, 413, 503))
+def git_diff(task_id: RowId, user: CurrentUser, tasks: Tasks) -> Answer:
+    """Get a task's diff. As text; null while there is none. 413: it does not fit into one answer (6 MB)."""
     row = tasks.get_columns(task_id, ["id", "git_diff"], owner_id=user.id)
     return Answer({"status": "success", "git_diff": row["git_diff"], "task_id": row["id"]})
 
 
-def _status(row: Row) -> dict[str, Any]:
+@router.post(
+    "/tasks/{task_id:row_id}/chat",
+    operation_id="addChatMessage",
+    responses=answers(OneTask, 400, 401, 404, 409, 413, 503),
+    openapi_extra=body(ChatMessageIn),
+)
+def add_chat_message(task_id: RowId, user: CurrentUser, body: ChatMessageBody, tasks: Tasks) -> Answer:
+    """Append a message to a task's chat. Whatever its status. 409 (code `chat_full`): the chat has reached 2 MB."""
+    content = body.content.replace("\0", "")  # PostgreSQL stores no NUL
+    if not content.strip():
+        raise InvalidInput("content is required")
+    tasks.append_chat_message(task_id, body.role, content)
+    return fitting(tasks.get(task_id, owner_id=user.id))
+
+
+def _progress(row: Row) -> Row:
     """The page merges this over the row it has, so nothing that is null is sent beyond what it has always been sent."""
-    answer = {key: row[column] for key, column in STATUS_KEYS.items()} | {"prompt": _first_prompt(row)}
+    found = {key: row[column] for key, column in STATUS_KEYS.items()} | {"prompt": first_prompt(row["chat_messages"])}
     if row["status"] in ENDED:
-        answer |= {key: row[key] for key in RESULT_KEYS if row[key] is not None}
-    return answer
-
-
-def _summary(row: Row) -> dict[str, Any]:
-    prompt = _first_prompt(row)
-    cut = prompt[:MAX_PROMPT_IN_LISTS] + "..." if len(prompt) > MAX_PROMPT_IN_LISTS else prompt
-    same = ("id", "status", "created_at", "has_patch", "project_id", "repo_url", "agent", "chat_messages")
-    return {"prompt": cut} | {key: row[key] for key in same}
-
-
-def _first_prompt(row: Row) -> str:
-    messages = row["chat_messages"] or []
-    return next((str(message["content"]) for message in messages if message.get("role") == "user"), "")
-
-
-def _text(value: str | None) -> str:
-    return (value or "").replace("\0", "").strip()  # PostgreSQL stores no NUL
-
-
-def _number(text: str | None) -> int | None:
-    """A filter that is no number, or 0, is no filter."""
-    try:
-        return int(text or 0) or None
-    except ValueError:
-        return None
+        found |= {key: row[key] for key in RESULT_KEYS if row[key] is not None}
+    return found

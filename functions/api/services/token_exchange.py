@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from functions.api.auth import bearer_token
+from functions.api.auth import bearer_token, refuse_api_key
 from functions.api.tokens import Tokens
 from shared.domain.errors import NotAuthenticated, NotFound
 from shared.domain.ports import UserDirectory
@@ -27,20 +27,35 @@ class Issued:
 
 
 def exchange(asked: Asked, *, mode: str, tokens: Tokens, users_of: Callable[[Secret], UserDirectory]) -> Issued:
-    """A pair of tokens. Raises NotAuthenticated without the proof that `mode` wants, NotFound, Unavailable.
+    """A pair of tokens. Raises NotAuthenticated without the proof that `mode` wants, Forbidden for an API key as proof,
+    NotFound, Unavailable.
 
     strict: a Supabase access token of that user. session-bound: a live Supabase session of that user and this user
     agent, which raises the bar and no more. compat: nothing, for one's own machine.
     """
     if mode == "strict":
         _check_proof(asked, tokens)
-    access = tokens.access(asked.user_id)
-    directory = users_of(access)  # asks as the user: the database lets nobody look at others
+    directory = users_of(tokens.for_database(asked.user_id))  # as the user: the database lets nobody look at others
     if mode == "session-bound" and not directory.has_live_session(asked.user_agent):
         raise NotAuthenticated("There is no live session of this user in this browser. Sign in again.")
     if not directory.exists(asked.user_id):
         raise NotFound("User not found")
-    return Issued(access, tokens.refresh(asked.user_id))
+    return Issued(tokens.access(asked.user_id), tokens.refresh(asked.user_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    user_id: str
+    access: Secret
+
+
+def refresh(token: Secret, *, tokens: Tokens, users_of: Callable[[Secret], UserDirectory]) -> Refreshed:
+    """A new access token. Raises NotAuthenticated, also for a deleted user, Forbidden for an API key, Unavailable."""
+    refuse_api_key(token)
+    user_id = tokens.user_of_refresh(token)
+    if not users_of(tokens.for_database(user_id)).exists(user_id):
+        raise NotAuthenticated("User not found")
+    return Refreshed(user_id, tokens.access(user_id))
 
 
 def _check_proof(asked: Asked, tokens: Tokens) -> None:
@@ -49,5 +64,6 @@ def _check_proof(asked: Asked, tokens: Tokens) -> None:
             "Proof is required: send the user's Supabase access token, as bearer or as access_token in the body"
         )
     proof = asked.access_token or bearer_token(asked.authorization)
+    refuse_api_key(proof)
     if tokens.user_of_supabase_access(proof) != asked.user_id:
         raise NotAuthenticated("The Supabase access token belongs to another user")

@@ -1,7 +1,7 @@
 """The API on fakes."""
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jwt
 import pytest
@@ -11,7 +11,12 @@ from functions.api.app import create_app
 from functions.api.deps import Ports
 from shared.adapters.local_box import LocalBox
 from shared.config import ApiSettings
+from shared.domain.pull_request import RunChanges
+from tests.fakes.auth_admin import FakeAuthAdmin, FakeTestUserDirectory
+from tests.fakes.change_store import FakeChangeStore
+from tests.fakes.github import FakeGitHub
 from tests.fakes.lambda_client import LambdaClient
+from tests.fakes.project_store import FakeProjectStore
 from tests.fakes.run_queue import FakeRunQueue
 from tests.fakes.task_store import FakeDatabase
 from tests.fakes.tokens import JWT_SECRET, bearer, own_claims, signed
@@ -41,12 +46,25 @@ class World:
     users: FakeUsers
     queue: FakeRunQueue
     box: LocalBox
+    github: FakeGitHub = field(default_factory=FakeGitHub)
+    changes: dict[int, RunChanges] = field(default_factory=dict)  # by the task's id
+
+    def __post_init__(self):
+        self.auth_admin = FakeAuthAdmin(self.users)
 
     def client(self, **settings):
         """An app of its own with some settings changed."""
         ports = Ports(
             tasks_of=lambda token: self.database.store_of(user_of(token)),
+            projects_of=lambda token: FakeProjectStore(self.database, user_of(token)),
             users_of=lambda token: self.users.directory_of(user_of(token)),
+            profile_of=lambda token: self.users.profile_of(user_of(token)),
+            api_keys_of=lambda token: self.users.api_keys_of(user_of(token)),
+            api_key_directory=self.users.api_key_directory,
+            auth_admin=lambda: self.auth_admin,
+            test_users=lambda: FakeTestUserDirectory(self.users),
+            changes_of=lambda token: FakeChangeStore(self.database, self.changes, user_of(token)),
+            github=self.github.seen_with,
             queue=lambda: self.queue,
             box=lambda: self.box,
         )

@@ -36,8 +36,17 @@ def test_any_other_origin_may_not(client, origin):
     assert headers["vary"] == "Origin"  # so that no cache serves this answer to an allowed origin
 
 
-def test_without_an_origin_nothing_is_allowed(client):
-    assert not [name for name in client.get("/ping").headers if name.startswith("access-control")]
+def test_who_names_no_origin_is_told_the_first_that_is_allowed(client):
+    headers = client.get("/ping").headers
+
+    assert headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert headers["vary"] == "Origin"
+
+
+def test_where_no_origin_is_listed_none_is_told(world):
+    headers = world.client(cors_origins=()).get("/ping").headers
+
+    assert not [name for name in headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", ["/api/tasks", "/no/such"])

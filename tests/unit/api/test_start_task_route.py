@@ -1,8 +1,12 @@
+import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from shared.domain.secret import SealedFor, Secret
+from tests.fakes.tokens import bearer, own_claims, signed
+from tests.unit.api.conformance import undescribed
 
 REQUIRED = "prompt, repo_url, and github_token are required"
 TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
@@ -21,13 +25,14 @@ def refusal(answer):
     return answer.status, answer.json()["error"]
 
 
-def test_a_task_is_stored_sealed_and_nudged(start, world, user):
+def test_a_task_is_stored_sealed_and_nudged(client, start, world, user):
     answer = start(prompt="  add a file  ", headers={"X-Request-Id": "page-17"})
 
     [(credential_id, stored)] = world.database.credentials.items()
     [(message, delay_s)] = world.queue.sent
     task_id = message.task_id
     assert answer.json() == {"status": "success", "task_id": task_id, "message": "Task started successfully"}
+    assert undescribed(client, "startTask", answer) == []
     assert world.database.tasks[task_id]["chat_messages"][0]["content"] == "add a file"
     assert (stored.branch, stored.agent, stored.project_id) == ("main", "claude", None)
     owner = SealedFor(user_id=user, kind="git_token", id=credential_id)
@@ -52,6 +57,7 @@ def test_an_accepted_task_survives_a_queue_that_is_down(start, world, caplog):
         ({"prompt": " \n\t"}, REQUIRED),
         ({"prompt": "\0"}, REQUIRED),
         ({"prompt": None}, REQUIRED),
+        ({"prompt": False}, REQUIRED),
         ({"repo_url": ""}, REQUIRED),
         ({"github_token": "  "}, REQUIRED),
         ({"github_token": None, "model": "gpt"}, REQUIRED),
@@ -63,14 +69,14 @@ def test_an_accepted_task_survives_a_queue_that_is_down(start, world, caplog):
         ({"repo_url": "file:///etc"}, "repo_url must be on one of: https://github.com"),
         ({"repo_url": "https://evil.example/github.com/o"}, "repo_url must be on one of: https://github.com"),
         ({"branch": "--upload-pack=x"}, "branch is not a valid git branch name"),
-        ({"prompt": 5}, "prompt: Input should be a valid string"),
-        ({"prompt": ["x"]}, "prompt: Input should be a valid string"),
-        ({"github_token": 5}, "github_token: Input should be a valid string"),
-        ({"branch": {}}, "branch: Input should be a valid string"),
-        ({"model": True}, "model: Input should be a valid string"),
-        ({"project_id": True}, "project_id: Input should be a valid integer"),
-        ({"project_id": "7"}, "project_id: Input should be a valid integer"),
-        ({"project_id": 1.5}, "project_id: Input should be a valid integer"),
+        ({"prompt": 5}, "prompt must be a string"),
+        ({"prompt": ["x"]}, "prompt must be a string"),
+        ({"github_token": 5}, "github_token must be a string"),
+        ({"branch": {}}, "branch must be a string"),
+        ({"model": True}, 'model must be either "claude" or "codex"'),
+        ({"project_id": True}, "project_id must be a whole number"),
+        ({"project_id": "7"}, "project_id must be a whole number"),
+        ({"project_id": 1.5}, "project_id must be a whole number"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_sentence_and_stores_nothing(start, world, changes, text):
@@ -152,18 +158,78 @@ def test_the_same_idempotency_key_is_the_same_task_and_nudges_again(start, world
     assert [message.task_id for message, _ in world.queue.sent] == [1, 1, 2]
 
 
+def test_a_repeated_request_is_the_same_however_it_is_spelt(start):
+    key = {"Idempotency-Key": "click-1"}
+    first = start(headers=key).json()
+
+    for same in (
+        {"branch": "main"},
+        {"branch": ""},
+        {"prompt": " p\n"},
+        {"model": "claude"},
+        {"github_token": "renewed"},
+    ):
+        assert start(headers=key, **same).json() == first
+    assert start(headers=key, repo_url="git@github.com:o/r.git").json() == first
+
+
+@pytest.mark.parametrize("other", ["prompt", "repo_url", "branch", "model", "project_id"])
+def test_something_else_under_the_same_key_is_refused_and_stores_nothing(client, start, world, user, other):
+    key = {"Idempotency-Key": "click-1"}
+    start(headers=key)
+    values = {"prompt": "q", "repo_url": "https://github.com/o/other", "branch": "dev", "model": "codex"}
+    values["project_id"] = world.database.add_project(user)
+
+    answer = start(headers=key, **{other: values[other]})
+
+    assert (answer.status, answer.json()["code"]) == (409, "idempotency_key_reused")
+    assert undescribed(client, "startTask", answer) == []
+    assert (len(world.database.tasks), len(world.queue.sent)) == (1, 1)
+
+
+def test_the_hash_of_a_request_is_of_what_is_asked_for_and_not_of_the_token(start, world):
+    start(branch="", repo_url="git@github.com:o/r.git")
+
+    [stored] = world.database.credentials.values()
+    asked = b'{"branch": "main", "model": "claude", "project_id": null, "prompt": "p", "repo_url": "https://github.com/o/r"}'
+    assert stored.request_hash == hashlib.sha256(asked).hexdigest()
+
+
+def test_the_key_of_somebody_else_is_another_key(client, world, start):
+    key = {"Idempotency-Key": "click-1"}
+    start(headers=key)
+    other = bearer(signed(own_claims(world.new_user())))
+
+    assert client.post("/api/start-task", headers=other | key, json=GOOD | {"prompt": "q"}).status == 200
+    assert len(world.database.tasks) == 2
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256])
 def test_an_idempotency_key_has_1_to_255_characters(start, key):
     assert start(headers={"Idempotency-Key": key}).status == 400
 
 
-def test_too_many_active_tasks_are_refused_for_now(start, world):
+def test_too_many_active_tasks_are_refused_for_now(client, start, world):
     world.database.active_per_user = 1
     start()
     answer = start()
 
-    assert (answer.status, answer.json()["code"]) == (429, "too_many")
-    assert answer.headers["retry-after"]
+    assert answer.status == 429
+    assert answer.json() | {"error": ""} == {"error": "", "code": "too_many_active_runs", "limit": 1, "current": 1}
+    assert answer.headers["retry-after"] == "30"
+    assert undescribed(client, "startTask", answer) == []
+
+
+def test_too_many_starts_within_an_hour_are_refused_until_the_oldest_is_an_hour_old(start, world, user):
+    world.database.started_per_hour = 2
+    world.database.starts = [(user, datetime.now(UTC) - timedelta(minutes=minutes)) for minutes in (61, 59)]
+    assert start().status == 200
+    answer = start()
+
+    assert answer.status == 429
+    assert answer.json() | {"error": ""} == {"error": "", "code": "too_many_starts", "limit": 2, "current": 2}
+    assert 50 <= int(answer.headers["retry-after"]) <= 60
+    assert len(world.database.tasks) == 1
 
 
 def test_the_git_token_is_in_no_answer_and_no_log(start, world, caplog):

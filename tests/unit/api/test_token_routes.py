@@ -101,6 +101,28 @@ def test_strict_refuses_our_own_access_token_which_could_renew_itself_for_ever(c
     assert (status, body["error"]) == (401, "Invalid token type. Expected a Supabase access token")
 
 
+@pytest.mark.parametrize(
+    ("claims", "text"),
+    [
+        ({"iss": "https://other.supabase.co/auth/v1"}, "Invalid issuer"),
+        ({"aud": "elsewhere"}, "Invalid audience"),
+        ({"sub": str(uuid.uuid4())}, "The Supabase access token belongs to another user"),
+        ({"is_anonymous": True}, "Anonymous users have no access. Sign in with an account."),
+    ],
+)
+def test_strict_says_what_is_wrong_with_the_proof(client, user, claims, text):
+    token = signed(supabase_claims(user, **claims))
+    for proof in ({"headers": bearer(token)}, {"access_token": token}):
+        status, answer = ask(client, user_id=user, **proof)
+        assert (status, answer["error"]) == (401, text)
+
+
+def test_strict_takes_the_token_in_the_body_before_the_bearer(client, user):
+    proof = {"access_token": signed(supabase_claims(user)), "headers": bearer("garbage")}
+
+    assert ask(client, user_id=user, **proof)[0] == 200
+
+
 def test_session_bound_wants_a_live_session_of_the_same_browser(world, user):
     client = world.client(token_exchange="session-bound")
     world.users.sessions.add((user, AGENT))
@@ -137,6 +159,27 @@ def test_a_refresh_token_gives_new_access_tokens_and_stays_valid(compat, user):
     assert first["jti"] != second["jti"]
 
 
+def test_a_user_who_was_deleted_a_moment_ago_gets_no_new_token(compat, world, user, as_user):
+    token = ask(compat, user_id=user)[1]["refresh_token"]
+    assert compat.get("/api/auth/verify", headers=as_user).status == 200  # and is known for a minute
+    world.users.existing.remove(user)
+
+    assert refresh(compat, refresh_token=token) == (401, {"error": "User not found", "code": "not_authenticated"})
+
+
+def test_a_refresh_during_an_outage_is_an_outage(compat, world, user):
+    token = ask(compat, user_id=user)[1]["refresh_token"]
+    world.users.down = True
+
+    assert refresh(compat, refresh_token=token)[0] == 503
+
+
+def test_a_supabase_token_does_not_refresh(compat, user):
+    token = signed(supabase_claims(user))
+
+    assert refresh(compat, refresh_token=token)[1]["error"] == "Invalid token type. Expected refresh"
+
+
 def test_a_refresh_token_of_the_old_backend_is_still_accepted(compat, user):
     now = int(time.time())
     old = signed({"user_id": user, "type": "refresh", "iat": now, "exp": now + 60})
@@ -150,6 +193,9 @@ def test_a_refresh_token_of_the_old_backend_is_still_accepted(compat, user):
         ({"type": "access"}, "Invalid token type. Expected refresh"),
         ({"type": None}, "Invalid token type. Expected refresh"),
         ({"type": "refresh", "exp": int(time.time()) - 60}, "Token has expired"),
+        ({"type": "refresh", "exp": None}, "Authentication failed"),
+        ({"type": "refresh", "aud": "elsewhere"}, "Invalid audience"),
+        ({"type": "refresh", "user_id": None}, "Authentication failed"),
         ({"type": "refresh", "user_id": str(uuid.uuid4())}, "User not found"),
     ],
 )

@@ -1,0 +1,93 @@
+"""The public keys with which Supabase signs, by their name (`kid`)."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+
+from shared.config import ApiSettings
+from shared.domain.errors import Misconfigured, Unavailable
+
+log = logging.getLogger("api.published_keys")
+
+PUBLIC_KEY_ALGORITHMS = ("ES256", "RS256")
+LIFESPAN_S = 600.0  # Supabase caches its published keys for ten minutes at its edge, too
+COOLDOWN_S = 30.0
+TIMEOUT_S = 3
+HEADERS = {"User-Agent": "async-code"}  # some edges refuse urllib's own
+
+Keys = dict[str, jwt.PyJWK]
+# Finds a key by its name. None: no such key is published. Raises Unavailable.
+FindKey = Callable[[str], jwt.PyJWK | None]
+
+_NO_JWKS = (jwt.PyJWTError, ValueError, TypeError, AttributeError)  # what PyJWT makes of a document that is none
+
+
+def published_keys(settings: ApiSettings) -> FindKey:
+    """From the setting where there is one, else fetched from the project at first use and kept.
+
+    Raises Misconfigured when the setting is not a JWKS document.
+    """
+    if settings.supabase_jwks is None:
+        url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
+        client = jwt.PyJWKClient(url, headers=HEADERS, cache_jwk_set=False, timeout=TIMEOUT_S)
+        return FetchedKeys(client.fetch_data).find
+    try:
+        keys = _usable(json.loads(settings.supabase_jwks))
+    except _NO_JWKS:
+        keys = {}
+    if not keys:
+        raise Misconfigured("SUPABASE_JWKS must be the JSON of a JWKS document with a public key")
+    return keys.get
+
+
+class FetchedKeys:
+    """Keys that are fetched again when they are ten minutes old, or when a token names one that is not there.
+
+    Anybody can send a token that names any key: so there is one attempt in 30 s, whatever became of the last one. (The
+    client of PyJWT 2.15 tries each time after a failure, and while no key is published.) While attempts fail, the keys
+    at hand stay good.
+    """
+
+    def __init__(self, fetch: Callable[[], Any], now: Callable[[], float] = time.monotonic) -> None:
+        """`fetch` returns the parsed document, or raises what urllib, json and PyJWT raise."""
+        self._fetch = fetch
+        self._now = now
+        self._lock = threading.Lock()
+        self._keys: Keys = {}
+        self._fresh_until = self._next_attempt = float("-inf")
+        self._failure: str | None = None
+
+    def find(self, kid: str) -> jwt.PyJWK | None:
+        with self._lock:
+            now = self._now()
+            if now >= self._next_attempt and (kid not in self._keys or now >= self._fresh_until):
+                self._refresh(now)
+            if kid not in self._keys and self._failure:
+                raise Unavailable("The sign-in service does not answer now. Try again.", reason=self._failure)
+            return self._keys.get(kid)
+
+    def _refresh(self, now: float) -> None:
+        self._next_attempt = now + COOLDOWN_S
+        try:
+            self._keys = _usable(self._fetch())
+        except (OSError, *_NO_JWKS) as error:
+            self._failure = type(error).__name__
+            log.warning("published_keys.not_fetched", extra={"reason": self._failure, "keys_at_hand": len(self._keys)})
+        else:
+            self._fresh_until, self._failure = now + LIFESPAN_S, None
+
+
+def _usable(document: dict[str, Any]) -> Keys:
+    """The keys that may sign for us. None at all is an answer, too: the project has only its shared secret."""
+    if document.get("keys") == []:
+        return {}
+    found = jwt.PyJWKSet.from_dict(document)
+    fitting = (
+        key for key in found if key.algorithm_name in PUBLIC_KEY_ALGORITHMS and key.public_key_use in {"sig", None}
+    )
+    return {key.key_id: key for key in fitting if key.key_id}

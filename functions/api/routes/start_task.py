@@ -1,0 +1,100 @@
+"""A new task: started."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+from functions.api.answers import Answer
+from functions.api.bodies import Body, body_of
+from functions.api.deps import CurrentUser, RequestId, Tasks, Wired
+from functions.api.models.task import PROMPT, REPO_URL
+from functions.api.openapi import answers, body
+from functions.api.services import start_task as service
+from shared.domain.errors import InvalidInput
+from shared.domain.run import AgentName
+from shared.domain.secret import Secret
+
+router = APIRouter(prefix="/api", tags=["tasks"])
+
+
+class StartTaskIn(Body):
+    """What an agent shall do, and where."""
+
+    prompt: str = Field(examples=[PROMPT], min_length=1, description="At most PROMPT_MAX_CHARS characters (50,000).")
+    repo_url: str = Field(examples=[REPO_URL, "git@github.com:acme/widgets.git"], min_length=1)
+    github_token: SecretStr = Field(
+        examples=["github_pat_…"], min_length=1, description="Sealed, and deleted when the run ends."
+    )
+    branch: str | None = Field(default=None, examples=["main"], description="main, where it is null or empty.")
+    model: Literal["claude", "codex"] = "claude"
+    project_id: int | None = Field(default=None, examples=[3])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_contracts_words(cls, sent: dict[str, Any]) -> dict[str, Any]:
+        if not all(sent.get(key) for key in ("prompt", "repo_url", "github_token")):
+            raise InvalidInput(service.REQUIRED)
+        if sent.get("model", "claude") not in list(AgentName):
+            raise InvalidInput('model must be either "claude" or "codex"')
+        return sent
+
+
+class TaskStarted(BaseModel):
+    """The task is safely stored; an agent will work on it."""
+
+    status: Literal["success"]
+    task_id: int = Field(examples=[7])
+    message: Literal["Task started successfully"]
+
+
+StartTaskBody = Annotated[StartTaskIn, Depends(body_of(StartTaskIn, empty="No data provided"))]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="The same request again under the same key answers with the task made first; another is refused.",
+    ),
+]
+
+
+@router.post(
+    "/start-task",
+    operation_id="startTask",
+    responses=answers(TaskStarted, 400, 401, 404, 409, 413, 429, 503),
+    openapi_extra=body(StartTaskIn),
+)
+def start_task(
+    user: CurrentUser,
+    body: StartTaskBody,
+    tasks: Tasks,
+    wired: Wired,
+    request_id: RequestId,
+    idempotency_key: IdempotencyKey = None,
+) -> Answer:
+    """Have an agent work on a branch of a repository.
+
+    404: the project is not yours. 409 (code `idempotency_key_reused`): something else was asked under this key.
+    429: `limit` tasks are active (`too_many_active_runs`), or were started within an hour (`too_many_starts`).
+    """
+    asked = service.Asked(
+        user_id=user.id,
+        prompt=_text(body.prompt),
+        repo_url=_text(body.repo_url),
+        github_token=Secret(body.github_token.get_secret_value().strip()),
+        branch=body.branch,
+        agent=AgentName(body.model),
+        project_id=body.project_id,
+        idempotency_key=idempotency_key,
+        trace_id=request_id,
+    )
+    run = service.start_task(
+        asked, settings=wired.settings, tasks=tasks, queue=wired.ports.queue(), box=wired.ports.box()
+    )
+    return Answer({"status": "success", "task_id": run.task_id, "message": "Task started successfully"})
+
+
+def _text(value: str) -> str:
+    return value.replace("\0", "").strip()  # PostgreSQL stores no NUL
