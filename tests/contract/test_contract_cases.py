@@ -1,65 +1,69 @@
-"""contract-cases.yaml against the real handler, on the embedded PostgreSQL behind the real gateway."""
+"""Every case of the wire contract as real HTTP, through Lambda's runner.
+
+The cases of a file are one story, told in its order: some look at what an earlier one did.
+"""
 
 import re
-from datetime import datetime
+from collections import Counter
 from pathlib import Path
 
-import jwt
 import pytest
-import yaml
 
-SUITE = yaml.safe_load(Path(__file__).with_name("contract-cases.yaml").read_text(encoding="utf-8"))
-# Endpoints of later issues. When one is built, it is taken out here and all its cases run.
-LATER = re.compile(
-    r"/api/(projects|validate-token|create-pr|migrate-legacy-tasks|test-users)(/|$)|/api/tasks/[^/]+/chat$"
-)
-LATER_NEEDS = {"fake_github"}  # of cases that look at what those endpoints did
-CASES = [case for case in SUITE["cases"] if not LATER.match(case["path"]) and case.get("needs") not in LATER_NEEDS]
+from tests.contract.case_files import FILES, read
+from tests.contract.matching import ABSENT, mismatches
+from tests.contract.stage import filled
 
-ABSENT = object()
-MATCHERS = {
-    "$any": lambda value: value is not ABSENT,
-    "$int": lambda value: type(value) is int,
-    "$number": lambda value: type(value) in {int, float},
-    "$str": lambda value: isinstance(value, str),
-    "$bool": lambda value: isinstance(value, bool),
-    "$list": lambda value: isinstance(value, list),
-    "$object": lambda value: isinstance(value, dict),
-    "$null": lambda value: value is None,
-    "$str_or_null": lambda value: value is None or isinstance(value, str),
-    "$iso": lambda value: datetime.fromisoformat(value).tzinfo is not None,
-    "$jwt": lambda value: value.count(".") == 2 and isinstance(jwt.get_unverified_header(value), dict),
-}
+GIVEN = Path(__file__).with_name("contract-cases.yaml")
+# Of every error: a sentence without Python's own, and a stable code.
+ERROR = {"error": r"$re:^(?![\s\S]*(Traceback|has no attribute|\{'))", "code": "$re:^[a-z_]+$"}
+CASES = [(file, case) for file in FILES for case in read(file)]
 
 
-def mismatches(expected, value, where="$"):
-    """What of `value` is not as expected: objects may have more keys, lists may not have more elements."""
-    match expected:
-        case dict() if isinstance(value, dict):
-            parts = [(part, value.get(key, ABSENT), f"{where}.{key}") for key, part in expected.items()]
-            return [problem for part in parts for problem in mismatches(*part)]
-        case list() if isinstance(value, list) and len(value) == len(expected):
-            parts = [(part, value[i], f"{where}[{i}]") for i, part in enumerate(expected)]
-            return [problem for part in parts for problem in mismatches(*part)]
-        case str() if expected.startswith("$re:"):
-            fits = isinstance(value, str) and re.search(expected.removeprefix("$re:"), value)
-        case str() if expected in MATCHERS:
-            fits = value is not ABSENT and MATCHERS[expected](value)
-        case _:
-            fits = type(value) is type(expected) and value == expected
-    return [] if fits else [f"{where}: {value!r} is not {expected!r}"]
+@pytest.mark.parametrize(("file", "case"), [pytest.param(*found, id=found[1]["id"]) for found in CASES])
+def test_case(file, case, stage_of, deployments):
+    stage = stage_of(file)
+    answer = check(case, stage, deployments)
+    if "save" in case:
+        stage.save(case["save"], answer.json())
+    if "expect_after" in case:
+        check(case["expect_after"] | {"values": case["values"]}, stage, deployments)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_case(case, stage):
-    answer = stage.send(case)
+def test_every_case_of_the_contract_is_run_and_every_id_is_given_once():
+    collected = [each.id for each in test_case.pytestmark[0].args[1]]
+    written = re.findall(r"^- \{id: (\w+),", GIVEN.read_text(encoding="utf-8"), re.MULTILINE)
 
-    status = case["expect_status"]
-    assert answer.status in (status if isinstance(status, list) else [status]), answer.text
+    assert written == collected[: len(written)]
+    assert [name for name, times in Counter(collected).items() if times > 1] == []
+
+
+def test_polling_is_not_limited(stage_of, deployments):
+    """The old backend answered 429 to the 201st request of an hour."""
+    stage = stage_of("polling")
+    case = {"method": "GET", "path": "/api/task-status/${T_RUN}", "auth": "valid", "expect_status": 200, "values": {}}
+
+    for _ in range(201):
+        check(case, stage, deployments)
+
+
+def check(case, stage, deployments):
+    """Send what the case says; return the answer, which is as it expects."""
+    now = {key: part for key, part in case.items() if key != "expect_after"}  # which may name what is saved now
+    case = filled(now, stage.values | filled(case["values"], stage.values))
+    answer = deployments.client(case.get("needs")).request(**stage.request(case))
+
+    status, expected = answer.status, allowed(case["expect_status"])
+    assert status in expected, answer.text
     if "expect_json" in case:
-        assert mismatches(stage.filled(case["expect_json"]), answer.json()) == []
+        assert mismatches(case["expect_json"], answer.json()) == []
     found = {name: answer.headers.get(name.lower(), ABSENT) for name in case.get("expect_header", {})}
     assert mismatches(case.get("expect_header", {}), found) == []
     assert not {name.lower() for name in case.get("expect_no_header", [])} & set(answer.headers)
-    if case["method"] == "HEAD":
-        assert answer.body == b""
+    if status >= 400 and case["method"] != "HEAD":
+        assert mismatches(ERROR, answer.json()) == []
+    return answer
+
+
+def allowed(status):
+    """Where a case allows several, 500 is what the old backend answered and we never do."""
+    return [each for each in status if each != 500] if isinstance(status, list) else [status]

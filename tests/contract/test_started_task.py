@@ -3,31 +3,35 @@
 import json
 import secrets
 
-import boto3
-import psycopg
 import pytest
 
+from local.aws.queue import sqs_client
 from shared.adapters.local_box import LocalBox
 from shared.domain.messages import RunMessage
 from shared.domain.secret import Sealed, SealedFor, Secret
-from tests.contract.conftest import MASTER_KEYS
+from tests.contract.deployments import MASTER_KEYS
 
 
 @pytest.fixture
-def rows(supabase_gateway):
-    def select(statement, *values):
-        with psycopg.connect(supabase_gateway.dsn, row_factory=psycopg.rows.dict_row) as connection:
-            return connection.execute(statement, values).fetchall()
-
-    return select
+def stage(stage_of):
+    return stage_of("started tasks")
 
 
 @pytest.fixture
-def start(stage):
+def api(deployments):
+    return deployments.client()
+
+
+@pytest.fixture
+def as_user(stage):
+    return {"Authorization": f"Bearer {stage.values['valid']}"}
+
+
+@pytest.fixture
+def start(api, as_user):
     def send(headers=None, **changes):
         body = {"prompt": "  add a file  ", "repo_url": "https://github.com/o/r.git", "github_token": "tok"} | changes
-        headers = {"Authorization": f"Bearer {stage.bearers['valid']}", **(headers or {})}
-        return stage.client.post("/api/start-task", headers=headers, json=body)
+        return api.post("/api/start-task", headers=as_user | (headers or {}), json=body)
 
     return send
 
@@ -45,9 +49,9 @@ def test_the_git_token_is_stored_sealed_for_its_owner_and_nowhere_in_clear(start
     assert token not in json.dumps([*everything, stored], default=str)
 
 
-def test_the_task_is_stored_in_clean_form_and_the_executor_is_nudged(start, rows, stage):
-    sqs = boto3.client("sqs")
-    sqs.purge_queue(QueueUrl=stage.queue_url)
+def test_the_task_is_stored_in_clean_form_and_the_executor_is_nudged(start, rows, stage, sqs_url, queues):
+    sqs = sqs_client(sqs_url)
+    sqs.purge_queue(QueueUrl=queues.tasks)
     task_id = start(headers={"X-Request-Id": "page-17"}, branch="").json()["task_id"]
 
     [task] = rows("select * from tasks where id = %s", task_id)
@@ -55,7 +59,7 @@ def test_the_task_is_stored_in_clean_form_and_the_executor_is_nudged(start, rows
     assert task["repo_url"] == "https://github.com/o/r"
     assert task["target_branch"] == "main"
     assert task["chat_messages"][0]["content"] == run["prompt"] == "add a file"
-    [message] = sqs.receive_message(QueueUrl=stage.queue_url, MessageSystemAttributeNames=["All"])["Messages"]
+    [message] = sqs.receive_message(QueueUrl=queues.tasks, MessageSystemAttributeNames=["All"])["Messages"]
     assert RunMessage.parse(message["Body"]) == RunMessage(
         task_id=task_id, run_id=str(run["id"]), seq=0, user_id=stage.values["USER_A"], trace_id="page-17"
     )
@@ -71,6 +75,19 @@ def test_the_same_idempotency_key_makes_one_task(start, rows):
     assert len(rows("select id from runs where idempotency_key = %s", key["Idempotency-Key"])) == 1
 
 
+def test_beyond_the_limit_the_page_is_told_when_to_try_again(start, rows):
+    start()
+    [limits] = rows("select active_per_user from run_limits")
+    rows("update run_limits set active_per_user = 1 returning 1")
+    try:
+        answer = start()
+    finally:
+        rows("update run_limits set active_per_user = %s returning 1", limits["active_per_user"])
+
+    assert (answer.status, answer.json()["code"]) == (429, "too_many_active_runs")
+    assert int(answer.headers["retry-after"]) > 0
+
+
 def test_a_refused_request_stores_nothing(start, rows):
     before = rows("select count(*) from tasks"), rows("select count(*) from user_credentials")
 
@@ -80,12 +97,11 @@ def test_a_refused_request_stores_nothing(start, rows):
     assert before == (rows("select count(*) from tasks"), rows("select count(*) from user_credentials"))
 
 
-def test_the_live_log_begins_with_the_queued_run(start, stage):
+def test_the_live_log_begins_with_the_queued_run(start, api, as_user):
     task_id = start().json()["task_id"]
-    headers = {"Authorization": f"Bearer {stage.bearers['valid']}"}
 
-    log = stage.client.get(f"/api/tasks/{task_id}/events", headers=headers).json()
-    rest = stage.client.get(f"/api/tasks/{task_id}/events?after={log['next']}", headers=headers).json()
+    log = api.get(f"/api/tasks/{task_id}/events", headers=as_user).json()
+    rest = api.get(f"/api/tasks/{task_id}/events?after={log['next']}", headers=as_user).json()
 
     assert [(e["seq"], e["kind"], e["payload"]) for e in log["events"]] == [(1, "phase", {"phase": "queued"})]
     assert (log["next"], log["task_status"]) == (1, "pending")
