@@ -67,6 +67,10 @@ lint: $(DEV)
 	$(RUN) mypy functions shared local sandbox bench
 	$(VENV)/bin/lint-imports
 
+.PHONY: openapi
+openapi: $(LOCAL) ## Write docs/openapi.json, the API's description, anew
+	$(RUN) functions.api.openapi > docs/openapi.json
+
 # ----------------------------------------------------------------------------------------------------------- deploying
 
 STAGE ?= dev

@@ -83,8 +83,8 @@ class ApiSettings:
         )
         read.check_secret_box(environment)
         read.check_origins(environment, settings.repo_origins)
-        if settings.github_api_url.startswith("http://") and not _on_this_machine(settings.github_api_url, environment):
-            read.problem("GITHUB_API_URL may be http:// only on this machine itself, and never in production")
+        if settings.github_api_url.startswith("http://") and not _LOOPBACK.fullmatch(settings.github_api_url):
+            read.problem("GITHUB_API_URL may be http:// only on this machine itself: tokens travel to it")
         if environment == PRODUCTION and settings.token_exchange == "compat":
             read.problem("TOKEN_EXCHANGE=compat hands anybody's token to anybody: not with ENVIRONMENT=production")
         read.finish()
@@ -157,11 +157,6 @@ class ExecutorSettings:
         read.check_origins(environment, settings.repo_origins)
         read.finish()
         return settings
-
-
-def _on_this_machine(address: str, environment: str) -> bool:
-    """Whether tokens may travel to it unencrypted."""
-    return environment != PRODUCTION and _LOOPBACK.fullmatch(address) is not None
 
 
 class _Reader:
@@ -237,7 +232,7 @@ class _Reader:
 
     def check_origins(self, environment: str, origins: frozenset[str]) -> None:
         plain = {origin for origin in origins if origin.startswith("http://")}
-        if not all(_on_this_machine(origin, environment) for origin in plain):
+        if plain and (environment == PRODUCTION or not all(_LOOPBACK.fullmatch(origin) for origin in plain)):
             self.problem("REPO_ORIGINS may name http:// only for this machine itself, and never in production")
 
     def check_secret_box(self, environment: str) -> None:

@@ -76,17 +76,17 @@ HEADERS = {
     },
 }
 REQUEST_ID: Json = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
-RETRY_AFTER: Json = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}  # of these statuses:
-TRY_AGAIN = {429, 503}
+RETRY_AFTER: Json = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}
+TRY_AGAIN = {429, 503}  # whose answers say when
 
 SCHEMAS = "#/components/schemas/{model}"
 # Nobody's, to describe the API with: nothing is asked of these addresses, and nothing signed with this secret.
 NOBODYS_SETTINGS = {
     "ENVIRONMENT": "development",
-    "SUPABASE_URL": "http://supabase.invalid",
+    "SUPABASE_URL": "https://supabase.invalid",
     "SUPABASE_PUBLISHABLE_KEY": "none",
     "JWT_SECRET": "none" * 8,
-    "TASK_QUEUE_URL": "http://queue.invalid",
+    "TASK_QUEUE_URL": "https://queue.invalid",
     "SECRETS_KMS_KEY_ID": "none",
 }
 
@@ -104,7 +104,7 @@ def answers(model: type[BaseModel], *refusals: int, status: int = 200) -> dict[i
     """`responses=` of a route: `model` when it went well, and the statuses with which it may refuse or fail."""
     went_well = {"model": model, "description": (model.__doc__ or "").partition("\n")[0], "headers": REQUEST_ID}
     found: dict[int | str, Json] = {status: went_well}
-    return found | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}
+    return found | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}  # which look the same wherever they happen
 
 
 def body(model: type[Body], *, required: bool = True) -> Json:

@@ -67,4 +67,4 @@ class OneTask(BaseModel):
 
     status: Literal["success"]
     task: Task
-    omitted: list[str] = Field(default=[], examples=[["git_patch"]])
+    omitted: list[str] = Field(default_factory=list, examples=[["git_patch"]])

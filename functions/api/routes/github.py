@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -23,13 +23,27 @@ MAX_TOKEN_CHARS = 4096  # no git host issues longer ones
 
 router = APIRouter(prefix="/api", tags=["github"])
 
-GithubToken = Annotated[SecretStr | None, Field(examples=["github_pat_…"], description="Used for this request only.")]
+# The contract refuses whatever is falsy with one text, so this is described more narrowly than it is read.
+GithubToken = Annotated[
+    SecretStr | None,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "password",
+            "writeOnly": True,
+            "minLength": 1,
+            "maxLength": MAX_TOKEN_CHARS,
+            "description": "Used for this request only.",
+            "examples": ["github_pat_0123456789"],
+        }
+    ),
+]
 
 
 class ValidateTokenIn(Body):
     """A GitHub token, and the repository that it is wanted for."""
 
-    github_token: GithubToken = None
+    github_token: GithubToken
     repo_url: str | None = Field(default=None, examples=[REPO_URL, "git@github.com:acme/widgets.git"])
 
 
@@ -70,7 +84,7 @@ class TokenIsValid(BaseModel):
 class CreatePullRequestIn(Body):
     """The token to make it with, and the words for it; without them they are made from the prompt."""
 
-    github_token: GithubToken = None
+    github_token: GithubToken
     title: str | None = Field(default=None, description=f"At most {MAX_TITLE_CHARS} characters.")
     body: str | None = Field(default=None, description=f"At most {MAX_BODY_CHARS} characters.")
 

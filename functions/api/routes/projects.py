@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -76,13 +76,18 @@ def _not_blank(name: str) -> str:
     return name
 
 
-Name = Annotated[str, Field(max_length=MAX_NAME_CHARS, examples=["Widgets"]), AfterValidator(_not_blank)]
+Name = Annotated[
+    str,
+    Field(max_length=MAX_NAME_CHARS, examples=["Widgets"], json_schema_extra={"minLength": 1, "pattern": r"\S"}),
+    AfterValidator(_not_blank),
+]
 RepoUrl = Annotated[
     str,
     Field(
         max_length=MAX_URL_CHARS,
         examples=["https://github.com/acme/widgets", "git@github.com:acme/widgets.git"],
         description="Kept as it is sent. With or without `.git` or a slash at its end.",
+        json_schema_extra={"minLength": 1},
     ),
 ]
 Description = Annotated[str | None, Field(max_length=MAX_DESCRIPTION_CHARS, examples=["What we sell"])]
@@ -114,6 +119,8 @@ class NewProjectIn(Body):
 
 class ProjectChangesIn(Body):
     """What is to change; what is absent stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     # Only what was sent is looked at: the defaults say no more than that a key may be absent.
     name: Name = Field(default_factory=str)

@@ -24,11 +24,11 @@ class StartTaskIn(Body):
     prompt: str = Field(examples=[PROMPT], min_length=1, description="At most PROMPT_MAX_CHARS characters (50,000).")
     repo_url: str = Field(examples=[REPO_URL, "git@github.com:acme/widgets.git"], min_length=1)
     github_token: SecretStr = Field(
-        examples=["github_pat_…"], min_length=1, description="Sealed, and deleted when the run ends."
+        examples=["github_pat_0123456789"], min_length=1, description="Sealed, and deleted when the run ends."
     )
     branch: str | None = Field(default=None, examples=["main"], description="main, where it is null or empty.")
     model: Literal["claude", "codex"] = "claude"
-    project_id: int | None = Field(default=None, examples=[3])
+    project_id: int | None = Field(default=None, examples=[3], json_schema_extra={"minimum": 1})
 
     @model_validator(mode="before")
     @classmethod
