@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from functions.executor.agents import AGENTS, ReaderState
-from functions.executor.agents.prices import PRICES, cost_usd
+from functions.executor.agents.prices import NO_TOKENS, PRICES, cost_usd
 from shared.domain.run import AgentName
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
@@ -107,8 +107,11 @@ def test_a_run_that_failed_does_not_lose_the_count_of_its_session():
 
 
 def test_the_cost_of_an_unknown_model_is_unknown():
-    assert cost_usd("unheard-of", {}) is None
-    assert cost_usd(None, {}) is None
+    some = NO_TOKENS | {"output_tokens": 1}
+
+    assert cost_usd("unheard-of", some) is None
+    assert cost_usd(None, some) is None
+    assert cost_usd(None, NO_TOKENS) == 0
 
 
 @pytest.mark.parametrize("model", PRICES)

@@ -5,6 +5,7 @@ from functions.executor.agents.agent import (
     AgentCommand,
     AgentFailure,
     AgentResult,
+    Diary,
     ReaderState,
 )
 from functions.executor.agents.claude import Claude
@@ -13,4 +14,4 @@ from shared.domain.run import AgentName
 
 AGENTS: dict[AgentName, Agent] = {AgentName.CLAUDE: Claude(), AgentName.CODEX: Codex()}
 
-__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "ReaderState"]
+__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Diary", "ReaderState"]

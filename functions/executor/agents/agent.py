@@ -46,7 +46,7 @@ class AgentResult:
     text: str
     error_code: str | None = None
     turns: int | None = None  # None: the agent does not count them
-    usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run
+    usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run, by the names in shared/domain/usage.py
     cost_usd: float | None = None  # None: the model's price is not known
     duration_ms: int | None = None
 
@@ -63,6 +63,12 @@ class ReaderState:
     last_error: str = ""  # what the agent said went wrong, while it has not ended yet
     open_tools: tuple[str, ...] = ()  # ids that were announced and have no result yet
     result: AgentResult | None = None  # set: the agent is done, even where its process hangs on
+    usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run so far
+    cost_usd: float | None = 0.0  # what they cost; None as soon as a model's price is not known
+    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # what of it the last messages were, by id
+    told: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of `usage` and `cost_usd`, in the last event; see spending.py
     totals: Mapping[str, float] = field(default_factory=dict)  # numbers the agent counts over a whole session
     totals_before: Mapping[str, float] = field(default_factory=dict)  # the same at the start of this run
     unfinished_line: str = ""  # base64: a half line may end inside a character
@@ -86,8 +92,17 @@ class ReaderState:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def spent(self, tokens: Mapping[str, int], cost_usd: float | None) -> "ReaderState":
+        """The state with these tokens added to those of the run."""
+        usage = {name: self.usage.get(name, 0) + count for name, count in tokens.items()}
+        if self.cost_usd is None or cost_usd is None:
+            return replace(self, usage=usage, cost_usd=None)
+        return replace(self, usage=usage, cost_usd=round(self.cost_usd + cost_usd, 6))
+
     def ended(self, result: AgentResult) -> "tuple[list[Event], ReaderState]":
-        return [Event("result", asdict(result))], replace(self, result=result)
+        """The agent's own last word, on what it cost, too."""
+        ended = replace(self, result=result, usage=result.usage, cost_usd=result.cost_usd)
+        return [Event("result", asdict(result))], ended
 
 
 class Agent(Protocol):
@@ -99,6 +114,11 @@ class Agent(Protocol):
     @property
     def title(self) -> str:
         """Its name in the sentences a person reads: "<title> agent failed: …"."""
+        ...
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """The paths below the home where its command may want `home_files`."""
         ...
 
     def command(
@@ -120,3 +140,19 @@ class Agent(Protocol):
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         """What the next bytes of its standard output say. Never raises, whatever they are."""
         ...
+
+    def diary(self, state: ReaderState) -> "Diary | None":
+        """Where its program keeps the count of tokens that its output shows only at the end; None: nowhere."""
+        ...
+
+    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
+        """What a line of the diary says of tokens. Never raises, whatever it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Diary:
+    """A file below its home, by a pattern, that an agent's program appends to. The last line with `word` counts."""
+
+    pattern: str
+    word: str

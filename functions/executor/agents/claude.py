@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, ReaderState
+from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, Diary, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.lines import (
     MESSAGE_CHARS,
@@ -17,9 +17,11 @@ from functions.executor.agents.lines import (
     read_objects,
     text,
 )
+from functions.executor.agents.prices import NO_TOKENS, cost_usd
 from functions.executor.agents.sessions import session_id, since, without_workdir
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
+from shared.domain.usage import TOKENS
 
 ARGV = ("claude", "-p", "--output-format=stream-json", "--verbose", "--dangerously-skip-permissions")
 ENV = {
@@ -30,6 +32,19 @@ ENV = {
 CREDENTIALS_FILE = ".claude/.credentials.json"
 # What the result line calls a limit of ours, and what an error message calls its cause
 SUBTYPES = {"error_max_turns": AgentFailure.MAX_TURNS, "error_max_budget_usd": AgentFailure.BUDGET_EXCEEDED}
+# Our names of tokens, and theirs: in a message's `usage`, and per model in the result
+IN_USAGE = dict(
+    zip(
+        TOKENS,
+        ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens"),
+        strict=True,
+    )
+)
+IN_MODEL_USAGE = dict(
+    zip(TOKENS, ("inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "outputTokens"), strict=True)
+)
+CHARS_PER_TOKEN = 4  # of English and code, as a rule of thumb
+MESSAGES_AT_ONCE = 20  # helpers work side by side, so the lines of their messages are mixed
 # Tool -> what it does, and the part of its input that says to what
 TITLES = {
     "Bash": ("$", "command"),
@@ -51,6 +66,7 @@ TITLES = {
 class Claude:
     name = AgentName.CLAUDE
     title = "Claude"
+    secret_files = (CREDENTIALS_FILE,)
 
     def command(
         self,
@@ -83,6 +99,12 @@ class Claude:
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
+
+    def diary(self, state: ReaderState) -> Diary | None:  # noqa: ARG002 - its output tells
+        return None
+
+    def read_diary(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
+        return state
 
 
 def _on_object(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
@@ -127,10 +149,47 @@ def _on_assistant(line: Json, state: ReaderState) -> tuple[list[Event], ReaderSt
         said = " ".join(text(block.get("text")) for block in blocks)
         cause = text(line.get("error"), TITLE_CHARS).replace("_", " ")  # "billing_error", "rate_limit", …
         return [], replace(state, last_error=f"{said} ({cause})")
+    state = _count(obj(line.get("message")), state)
     of_helper = line.get("parent_tool_use_id") is not None  # what it says comes back as its tool's result
     events = [event for block in blocks for event in _block_events(block, state, of_helper=of_helper)]
     texts = [event.payload["text"] for event in events if event.kind == "agent_message"]
     return events, replace(state, last_text=texts[-1]) if texts else state
+
+
+def _count(message: Json, state: ReaderState) -> ReaderState:
+    """The state with the message's tokens counted, once, though each of its lines repeats them.
+
+    A line's output tokens are those from before the answer was written: what it holds is the better measure, until the
+    result tells.
+    """
+    message_id, model = text(message.get("id"), TITLE_CHARS), text(message.get("model"), TITLE_CHARS)
+    if not message_id or not obj(message.get("usage")):
+        return state
+    before = state.counted.get(message_id, {})
+    written = before.get("written", 0) + _written(message)
+    now = _tokens(obj(message.get("usage")), IN_USAGE)
+    now["output_tokens"] = max(now["output_tokens"], written)
+    new = {name: max(0, count - before.get(name, 0)) for name, count in now.items()}
+    if not any(new.values()):
+        return state
+    others = {key: count for key, count in state.counted.items() if key != message_id}
+    counted = dict([*others.items(), (message_id, now | {"written": written})][-MESSAGES_AT_ONCE:])
+    state = replace(state.spent(new, cost_usd(model, new)), counted=counted)
+    spent = {"cost_usd": state.cost_usd or 0.0, **state.usage}
+    return replace(state, totals={key: state.totals_before.get(key, 0) + total for key, total in spent.items()})
+
+
+def _written(message: Json) -> int:
+    """About how many tokens the blocks of one line are."""
+    chars = 0
+    for block in items(message.get("content")):
+        said = (block.get("text"), block.get("thinking"), *obj(block.get("input")).values())
+        chars += sum(len(each) for each in said if isinstance(each, str))
+    return chars // CHARS_PER_TOKEN
+
+
+def _tokens(counts: Json, names: dict[str, str]) -> dict[str, int]:
+    return {ours: max(0, number(counts.get(theirs)) or 0) for ours, theirs in names.items()}
 
 
 def _block_events(block: Json, state: ReaderState, *, of_helper: bool) -> Iterator[Event]:
@@ -172,32 +231,40 @@ def _on_result(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState
     listed = line.get("errors")
     errors = "; ".join(text(each) for each in listed) if isinstance(listed, list) else ""
     said = text(line.get("result"), MESSAGE_CHARS) or errors or (state.last_text if ok else state.last_error)
-    cost, totals = _cost(line, state)
+    usage, tokens = _usage(line, state)
+    cost, total = _cost(line, state)
     result = AgentResult(
         ok=ok,
         text=said,
         error_code=None if ok else SUBTYPES.get(subtype) or classify(f"{said} {state.last_error}", status),
         turns=number(line.get("num_turns")),
-        usage=_usage(obj(line.get("usage"))),
+        usage=usage,
         cost_usd=cost,
         duration_ms=number(line.get("duration_ms")),
     )
-    return replace(state, totals=totals).ended(result)
+    return replace(state, totals={**state.totals, **tokens, **total}).ended(result)
 
 
 def _cost(line: Json, state: ReaderState) -> tuple[float | None, dict[str, float]]:
     """This run's cost, and the session's: `total_cost_usd` counts on when a session is resumed."""
     total = line.get("total_cost_usd")
     if not isinstance(total, int | float) or not 0 <= total < 1e9:
-        return None, {}
+        return state.cost_usd, {}
+    before = {key: spent for key, spent in state.totals_before.items() if key == "cost_usd"}
     totals = {"cost_usd": float(total)}
-    return round(since(state.totals_before, totals)["cost_usd"], 6), totals
+    return round(since(before, totals)["cost_usd"], 6), totals
 
 
-def _usage(usage: Json) -> dict[str, int]:
-    return {
-        "input_tokens": number(usage.get("input_tokens")) or 0,
-        "cached_input_tokens": number(usage.get("cache_read_input_tokens")) or 0,
-        "cache_write_tokens": number(usage.get("cache_creation_input_tokens")) or 0,
-        "output_tokens": number(usage.get("output_tokens")) or 0,
-    }
+def _usage(line: Json, state: ReaderState) -> tuple[dict[str, int], dict[str, float]]:
+    """This run's tokens, and the session's. `modelUsage` counts on, like the cost; `usage` knows no helpers."""
+    models = [obj(usage) for usage in obj(line.get("modelUsage")).values()]
+    if not models:
+        told = _tokens(obj(line.get("usage")), IN_USAGE)
+        return {name: max(count, state.usage.get(name, 0)) for name, count in told.items()}, {}
+    totals = dict(NO_TOKENS)
+    for model in models:
+        for name, count in _tokens(model, IN_MODEL_USAGE).items():
+            totals[name] += count
+    before = {key: count for key, count in state.totals_before.items() if key in TOKENS}
+    session = {name: float(count) for name, count in totals.items()}
+    return {name: int(count) for name, count in since(before, session).items()}, session

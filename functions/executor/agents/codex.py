@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentResult, ReaderState
+from functions.executor.agents.agent import AgentCommand, AgentResult, Diary, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.lines import (
     MESSAGE_CHARS,
@@ -38,6 +38,7 @@ ARGV = (
     f'--config=shell_environment_policy.exclude=["{KEY}"]',  # commands of the agent do not get the key
 )
 PROFILE = "own-gateway"  # a layer over its config.toml, in a file of this name
+PROFILE_FILE = f".codex/{PROFILE}.config.toml"
 _URL = re.compile(r",? url: [^\s)]+")  # the address of our gateway tells a person nothing
 CHANGES = {"add": "Write", "update": "Edit", "delete": "Delete"}
 
@@ -45,6 +46,7 @@ CHANGES = {"add": "Write", "update": "Edit", "delete": "Delete"}
 class Codex:
     name = AgentName.CODEX
     title = "Codex/GPT"
+    secret_files = (PROFILE_FILE,)
 
     def command(
         self,
@@ -73,6 +75,22 @@ class Codex:
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
 
+    def diary(self, state: ReaderState) -> Diary | None:
+        """The rollout of its session: `exec` itself prints no usage before the end of its turn."""
+        if state.session_id is None:
+            return None
+        return Diary(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
+
+    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
+        try:
+            payload = obj(obj(json.loads(line)).get("payload"))
+        except (ValueError, RecursionError):
+            return state
+        total = obj(obj(payload.get("info")).get("total_token_usage"))
+        if payload.get("type") != "token_count" or not total or state.result:
+            return state
+        return _with_totals(total, state)
+
 
 def _provider(base_url: str) -> list[str]:
     """A provider of our own: the built-in one first tries WebSockets at another address, for seconds."""
@@ -91,7 +109,7 @@ def _own_gateway(preferences: AgentPreferences) -> dict[str, Secret]:
     address = preferences.env.get("OPENAI_BASE_URL")
     if address is None:
         return {}
-    return {f".codex/{PROFILE}.config.toml": Secret("\n".join(_provider(address.reveal())))}
+    return {PROFILE_FILE: Secret("\n".join(_provider(address.reveal())))}
 
 
 def _with_own_key(env: Mapping[str, Secret]) -> Mapping[str, Secret]:
@@ -209,7 +227,8 @@ def _on_error(message: str, state: ReaderState) -> tuple[list[Event], ReaderStat
 
 def _on_failed(message: str, state: ReaderState) -> tuple[list[Event], ReaderState]:
     said = message or state.last_error
-    return state.ended(AgentResult(ok=False, text=said, error_code=classify(said)))
+    failed = AgentResult(ok=False, text=said, error_code=classify(said), usage=state.usage, cost_usd=state.cost_usd)
+    return state.ended(failed)
 
 
 def _message(error: Json) -> str:
@@ -223,11 +242,15 @@ def _message(error: Json) -> str:
 
 
 def _on_completed(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:
-    """Its usage counts on when a session is resumed."""
-    totals = {key: float(count) for key, count in _counts(obj(line.get("usage"))).items()}
+    state = _with_totals(obj(line.get("usage")), state)
+    return state.ended(AgentResult(ok=True, text=state.last_text, usage=state.usage, cost_usd=state.cost_usd))
+
+
+def _with_totals(session: Json, state: ReaderState) -> ReaderState:
+    """The state that knows what its session has used so far, which counts on when it is resumed."""
+    totals = {key: float(count) for key, count in _counts(session).items()}
     usage = _usage({key: int(count) for key, count in since(state.totals_before, totals).items()})
-    result = AgentResult(ok=True, text=state.last_text, usage=usage, cost_usd=cost_usd(state.model, usage))
-    return replace(state, totals=totals).ended(result)
+    return replace(state, totals=totals, usage=usage, cost_usd=cost_usd(state.model, usage))
 
 
 def _counts(usage: Json) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+ABOUT = 0.75
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 
 
@@ -12,9 +13,12 @@ def session_id(value: object) -> str | None:
 
 
 def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """How much was added. An agent that has lost its session counts from zero again: then all of it."""
-    counts_on = all(now.get(key, 0) >= total for key, total in before.items())
-    return {key: total - before.get(key, 0) if counts_on else total for key, total in now.items()}
+    """How much was added. An agent that has lost its session counts from zero again: then all of it.
+
+    What a run had spent that was stopped in mid-work is an estimate, so a little less than before is no loss.
+    """
+    counts_on = all(now.get(key, 0) >= total * ABOUT for key, total in before.items())
+    return {key: max(0, total - before.get(key, 0)) if counts_on else total for key, total in now.items()}
 
 
 def without_workdir(path: str, workdir: str) -> str:
