@@ -6,6 +6,8 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 
     url         https://github.com/owner/name, or another http(s) address; file:// for tests
     branch      what to check out
+    commit      where to begin instead of at the branch's tip, wherever it can be had; optional
+    patch_file  changes to begin with, as git diff wrote them, in the agent's clone only; optional
     depth       commits of history to fetch; null for all
     token_file  root-only file with the access token, or null. It is gone before git starts, whatever happens
     base_git    where the pristine bare clone goes
@@ -15,8 +17,9 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 
 Prints one line of JSON and exits 0:
 
-    {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s"}
-    {"ok": false, "error": auth | not_found | branch_not_found | timeout | refused | failed, "message"}
+    {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s",
+     "setup": null, or {"script": the commit's own .asynccode/setup.sh} or {"problem": why it cannot be run}}
+    {"ok": false, "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused | failed, "message"}
 
 The token reaches git through the environment of the one process that fetches: never an argument, an address
 or a file. The pristine clone is the reference for what the agent changes; it has no hooks and no remote.
@@ -45,6 +48,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 RUN = Path(__file__).resolve().parent
 RECORD = "async-code.json"  # in the pristine clone: what it is a clone of
 MESSAGE_BYTES = 2000
+SETUP_SCRIPT = ".asynccode/setup.sh"
+MAX_SETUP_BYTES = 32 * 1024  # in JSON up to six times as long, and our line of it is read in one look of 256 KiB
 SIZE_CHECK_S = 1.0
 REDIRECT_TIMEOUT_S = 15
 
@@ -105,6 +110,8 @@ class Spec(NamedTuple):
     work_tree: str
     timeout_s: float
     max_bytes: int | None = None
+    commit: str | None = None
+    patch_file: str | None = None
 
     @property
     def origin(self) -> str:
@@ -120,6 +127,8 @@ class Spec(NamedTuple):
             raise CloneError("refused", "The address of the repository must not hold credentials.")
         if any(ord(letter) < 0x21 for letter in self.url) or "\0" in self.branch or not self.branch:
             raise CloneError("refused", "The address or the branch holds characters that no git server allows.")
+        if self.commit is not None and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.commit):
+            raise CloneError("refused", "commit is not the id of a commit.")
 
 
 def take_token(token_file: str | None) -> str | None:
@@ -242,7 +251,7 @@ def refuse_more_than(max_bytes: int, folder: Path) -> None:
 
 def clone_base(spec: Spec, token: str | None, base: Path, git: Git) -> str:
     """Make the pristine clone; its commit. A finished one is taken as it is. Raises CloneError."""
-    record = {"url": spec.url, "branch": spec.branch}
+    record = {"url": spec.url, "branch": spec.branch, "commit": spec.commit}
     if base.exists():
         if json.loads((base / RECORD).read_text(encoding="utf-8")) != record:
             raise CloneError("refused", f"{base.name} is a clone of something else.")
@@ -258,6 +267,8 @@ def clone_base(spec: Spec, token: str | None, base: Path, git: Git) -> str:
             growing=part,
             max_bytes=spec.max_bytes,
         )
+        if spec.commit is not None:
+            begin_at(spec.commit, spec, url, token, part, git)
 
     try:
         fetch(spec.url)
@@ -272,6 +283,33 @@ def clone_base(spec: Spec, token: str | None, base: Path, git: Git) -> str:
     (part / RECORD).write_text(json.dumps(record), encoding="utf-8")
     part.rename(base)
     return commit
+
+
+def begin_at(commit: str, spec: Spec, url: str, token: str | None, base: Path, git: Git) -> None:
+    """Make `commit` the branch's tip; where the server does not give it, the branch stays as it is."""
+    place = ("--git-dir", str(base))
+    if not has_commit(commit, base, git):
+        depth = [] if spec.depth is None else [f"--depth={spec.depth}"]
+        try:
+            git.run(
+                *(*place, "fetch", "--no-tags", "--no-recurse-submodules", *depth, "--", url, commit),
+                config=fetch_config(spec, token),
+            )
+        except CloneError as error:
+            if error.error in ("timeout", "moved"):
+                raise
+            return
+    git.run(*place, "update-ref", f"refs/heads/{spec.branch}", commit)
+
+
+def has_commit(commit: str, base: Path, git: Git) -> bool:
+    try:
+        git.run("--git-dir", str(base), "cat-file", "-e", f"{commit}^{{commit}}")
+    except CloneError as error:
+        if error.error == "timeout":
+            raise
+        return False
+    return True
 
 
 class _StayHere(HTTPRedirectHandler):
@@ -324,6 +362,25 @@ def commit_of(spec: Spec, base: Path, git: Git) -> str:
         raise CloneError("branch_not_found", f"The repository has no branch {spec.branch}.") from None
 
 
+def setup_of(commit: str, base: Path, git: Git) -> dict[str, str] | None:
+    """The setup script that the commit brings, of the pristine clone: nobody in the sandbox can have changed it.
+
+    A link, or a folder that is one, leads nowhere: git looks at the commit's own entry of this name, not at files.
+    """
+    entry = git.run("--git-dir", str(base), "ls-tree", "--long", commit, "--", SETUP_SCRIPT)
+    if not entry:
+        return None
+    mode, _, blob, size = entry.split()[:4]
+    if mode not in ("100644", "100755"):
+        return {"problem": "must be a regular file"}
+    if int(size) > MAX_SETUP_BYTES:
+        return {"problem": f"is longer than {MAX_SETUP_BYTES} bytes"}
+    script = git.run("--git-dir", str(base), "cat-file", "blob", blob)
+    if "\0" in script or "\ufffd" in script:
+        return {"problem": "is not text in UTF-8"}
+    return {"script": script} if script else None
+
+
 def clone_for_agent(spec: Spec, base: Path, work_tree: Path, owner: Agent, git: Git) -> None:
     """Make the agent's clone: self-contained, its own, and with nothing in it that points to us."""
     if work_tree.is_dir() and not work_tree.is_symlink():
@@ -336,9 +393,22 @@ def clone_for_agent(spec: Spec, base: Path, work_tree: Path, owner: Agent, git: 
         config={"protocol.file.allow": "always", "core.logAllRefUpdates": "false"},
     )
     git.run("--git-dir", str(part / ".git"), "remote", "set-url", "origin", spec.url)
+    if spec.patch_file is not None:
+        apply_patch(RUN / spec.patch_file, part, git)
     if owner.uid is not None:
         give(part, owner.uid, owner.gid)
     part.rename(work_tree)
+
+
+def apply_patch(patch: Path, work_tree: Path, git: Git) -> None:
+    """Make the changes where they fit, merged with what has changed since. Raises CloneError for a conflict."""
+    try:
+        git.run("-C", str(work_tree), "apply", "--3way", "--whitespace=nowarn", "--", str(patch))
+        git.run("-C", str(work_tree), "reset", "--quiet")  # nothing is staged: as the agent had left it
+    except CloneError as error:
+        if error.error == "timeout":
+            raise
+        raise CloneError("patch_conflict", str(error)) from None
 
 
 def half_made(place: Path) -> Path:
@@ -375,6 +445,7 @@ def clone(spec: Spec, token: str | None) -> dict[str, Any]:
         "work_tree": str(owner.home / spec.work_tree),
         "bytes": size_of(base),
         "took_s": took_s,
+        "setup": setup_of(commit, base, git),
     }
 
 

@@ -4,6 +4,7 @@
 
 Whatever else stands there is somebody else's. The frontend may write the row itself, so nothing in it is trusted: the
 API refuses what is unsound, the executor leaves it out. Sentences about problems name variables, never their values.
+The variables of a project (`settings.env`, see shared/domain/project.py) obey the same rules.
 """
 
 import json
@@ -123,6 +124,16 @@ class AgentPreferences:
         if self.credentials:
             yield from map(Secret, _secret_texts(json.loads(self.credentials.reveal())))
 
+    def over(self, agent: AgentName, project: Mapping[str, Secret]) -> "AgentPreferences":
+        """These and, below them, the variables of the run's project.
+
+        An access to a model is all the user's or all the project's: parts of both would be neither.
+        """
+        of_project = {name for name in project if gives_access(agent, name)}
+        below = {name: value for name, value in project.items() if not (self.model_access and name in of_project)}
+        access = self.model_access or tuple(of_project)
+        return AgentPreferences(env={**below, **self.env}, credentials=self.credentials, model_access=access)
+
 
 NO_PREFERENCES = AgentPreferences(env={})
 
@@ -132,10 +143,16 @@ def read_preferences(agent: AgentName, preferences: object) -> tuple[AgentPrefer
     section = SECTIONS[agent]
     problems: list[str] = []
     found = _object(_object(preferences, "preferences", problems).get(section), section, problems)
-    env = _env(agent, _object(found.get("env"), f"{section}.env", problems), problems)
+    env = _env(agent, found.get("env"), f"{section}.env", problems)
     credentials = _credentials(found.get(CREDENTIALS), problems) if agent is AgentName.CLAUDE else None
     access = [name for name in env if gives_access(agent, name)] + ([CREDENTIALS] if credentials else [])
     return AgentPreferences(env=env, credentials=credentials, model_access=tuple(access)), tuple(problems)
+
+
+def read_env(agent: AgentName, wanted: object, where: str) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
+    """The sound part of the variables that stand at `where`, and a sentence for each that was left out."""
+    problems: list[str] = []
+    return _env(agent, wanted, where, problems), tuple(problems)
 
 
 def check_preferences(preferences: object) -> None:
@@ -168,23 +185,23 @@ def _object(value: object, what: str, problems: list[str]) -> Mapping[str, Any]:
     return {}
 
 
-def _env(agent: AgentName, wanted: Mapping[str, Any], problems: list[str]) -> dict[str, Secret]:
+def _env(agent: AgentName, wanted: object, where: str, problems: list[str]) -> dict[str, Secret]:
     env: dict[str, Secret] = {}
     room = MAX_ENV_BYTES
-    for name, value in wanted.items():
-        where = f"{SECTIONS[agent]}.env.{_shown(name)}"
+    for name, value in _object(wanted, where, problems).items():
+        this = f"{where}.{_shown(name)}"
         try:
             text = _text(name, value)
         except InvalidInput as problem:
-            problems.append(f"{where} {problem}")
+            problems.append(f"{this} {problem}")
             continue
         if gives_access(agent, name) and not text.strip():
             continue  # an empty field of a form: not set
         size = len(name) + len(text.encode())
         if len(env) == MAX_VARIABLES:
-            problems.append(f"{where} is one too many: an agent can have {MAX_VARIABLES} variables.")
+            problems.append(f"{this} is one too many: an agent can have {MAX_VARIABLES} variables.")
         elif size > room:
-            problems.append(f"{where} is too much: all variables together can have {MAX_ENV_BYTES // KIB} KiB.")
+            problems.append(f"{this} is too much: all variables together can have {MAX_ENV_BYTES // KIB} KiB.")
         else:
             room -= size
             env[name] = Secret(text)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from functions.executor.jobs import LOOK_BYTES
+
 PROGRAM = Path(__file__).parents[2] / "sandbox" / "clone.py"
 PLAIN = {
     "PATH": os.environ["PATH"],
@@ -111,6 +113,7 @@ def test_it_makes_a_pristine_clone_and_one_for_the_agent(run, origin):
         "work_tree": str(run.work),
         "bytes": answer["bytes"],
         "took_s": answer["took_s"],
+        "setup": None,
     }
     assert answer["bytes"] > 0
     assert git(run.base, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
@@ -121,6 +124,61 @@ def test_it_makes_a_pristine_clone_and_one_for_the_agent(run, origin):
     assert git(run.work, "log", "--format=%s", "origin/main").split() == ["three", "two", "one"]
     assert (run.work / "link").is_symlink()
     assert os.access(run.work / "run.sh", os.X_OK)
+
+
+def commit_setup(origin, write):
+    """A commit whose `.asynccode/setup.sh` is what `write` makes of this path."""
+    script = origin / ".asynccode" / "setup.sh"
+    script.parent.mkdir(exist_ok=True)
+    write(script)
+    git(origin, "add", "-A")
+    git(origin, "commit", "-q", "-m", "setup")
+
+
+def test_the_commits_own_setup_script_is_told_and_not_what_somebody_made_of_it(run, origin):
+    commit_setup(origin, lambda path: path.write_text("echo ü\nmake deps\n"))
+    assert run.clone()["setup"] == {"script": "echo ü\nmake deps"}
+
+    (run.work / ".asynccode" / "setup.sh").write_text("evil\n")
+    git(run.work, "commit", "-q", "-a", "-m", "evil")
+
+    assert run.clone()["setup"] == {"script": "echo ü\nmake deps"}
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (lambda path: path.symlink_to("../run.sh"), "must be a regular file"),
+        (lambda path: path.symlink_to("/etc/passwd"), "must be a regular file"),
+        (lambda path: (path.mkdir(), (path / "x").write_text("x")), "must be a regular file"),
+        (lambda path: path.write_text("x" * (32 * 1024 + 1)), "is longer than 32768 bytes"),
+        (lambda path: path.write_bytes(b"echo \xff"), "is not text in UTF-8"),
+        (lambda path: path.write_bytes(b"echo \x00"), "is not text in UTF-8"),
+    ],
+    ids=["link", "link to another place", "folder", "too long", "latin-1", "NUL"],
+)
+def test_a_setup_script_that_cannot_be_run_is_told_with_the_reason(run, origin, write, problem):
+    commit_setup(origin, write)
+
+    answer = run.clone()
+
+    assert (answer["ok"], answer["setup"]) == (True, {"problem": problem})
+
+
+def test_a_setup_script_behind_a_linked_folder_is_none(run, origin):
+    (origin / "scripts").mkdir()
+    (origin / "scripts" / "setup.sh").write_text("make\n")
+    (origin / ".asynccode").symlink_to("scripts")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-q", "-m", "linked")
+
+    assert run.clone()["setup"] is None
+
+
+def test_the_longest_setup_script_fits_into_one_look(run, origin):
+    commit_setup(origin, lambda path: path.write_text("\x01" * (32 * 1024)))
+
+    assert len(json.dumps(run.clone())) < LOOK_BYTES
 
 
 def test_the_agents_clone_shares_nothing_with_the_pristine_one(run):
@@ -472,3 +530,65 @@ def test_the_agents_clone_belongs_to_the_agent_and_links_are_not_followed(run):
     assert {path.lstat().st_uid for path in [run.work, *run.work.rglob("*")]} == {uid}
     assert {path.lstat().st_uid for path in [run.base, *run.base.rglob("*")]} == {0}
     assert Path("/etc/passwd").stat() == passwd
+
+
+# --- to go on from earlier changes ------------------------------------------------------------------------
+
+
+def commit_file(folder, name, text):
+    (folder / name).write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@example.test", "commit", "-q", "-m", name)
+    return git(folder, "rev-parse", "HEAD")
+
+
+def patch_of(run, **files):
+    """A patch for the branch as it is now that makes these files."""
+    work = run.home.parent / "patch-work"
+    git(run.home.parent, "clone", "-q", run.url, str(work))
+    for name, data in files.items():
+        (work / name).write_bytes(data)
+    git(work, "add", "-A")
+    return subprocess.run(["git", "diff", "--cached", "--binary"], cwd=work, capture_output=True, check=True).stdout
+
+
+def test_it_begins_at_an_earlier_commit_though_the_branch_has_moved(run, origin):
+    before = git(origin, "rev-parse", "main")
+    commit_file(origin, "later.txt", "later\n")
+
+    answer = run.clone(commit=before, depth=1)
+
+    assert (answer["ok"], answer["base_commit"]) == (True, before)
+    assert git(run.work, "rev-parse", "HEAD", "origin/main").split() == [before, before]
+    assert not (run.work / "later.txt").exists()
+    assert run.clone(commit=before, depth=1)["base_commit"] == before
+
+
+def test_it_begins_at_the_tip_where_the_earlier_commit_is_not_to_be_had(run, origin):
+    answer = run.clone(commit="0" * 40)
+
+    assert (answer["ok"], answer["base_commit"]) == (True, git(origin, "rev-parse", "main"))
+
+
+def test_earlier_changes_are_in_the_agents_clone_only_and_staged_nowhere(run, origin):
+    (run.run / "patch").write_bytes(patch_of(run, new_txt=b"new\n", new_bin=b"\0\1\2\xff"))
+
+    assert run.clone(patch_file="patch")["ok"]
+
+    assert ((run.work / "new_txt").read_text(), (run.work / "new_bin").read_bytes()) == ("new\n", b"\0\1\2\xff")
+    assert git(run.work, "status", "--short").splitlines() == ["?? new_bin", "?? new_txt"]
+    assert "new_txt" not in git(run.base, "ls-tree", "-r", "--name-only", "main")
+
+
+def test_earlier_changes_that_do_not_fit_are_a_conflict(run, origin):
+    (run.run / "patch").write_bytes(patch_of(run, note=b"one\n"))
+    commit_file(origin, "note", "two\n")
+
+    answer = run.clone(patch_file="patch")
+
+    assert (answer["ok"], answer["error"]) == (False, "patch_conflict")
+    assert not run.work.exists()
+
+
+def test_a_commit_that_is_no_id_is_refused(run):
+    assert run.clone(commit="--upload-pack=x")["error"] == "refused"

@@ -96,7 +96,8 @@ Settings = Annotated[
     AfterValidator(checked_settings),
     Field(
         examples=[{"setup_script": "npm ci"}],
-        description="Yours to fill, up to 256 KiB. `setup_script`, up to 64 KiB, runs in a sandbox before the agent.",
+        description="Yours to fill, up to 256 KiB. `setup_script`, up to 64 KiB, runs in a sandbox before the agent; "
+        "`env` (`{NAME: value}`) is there for both. You can read its values back.",
     ),
 ]
 

@@ -1,41 +1,85 @@
-"""The project's own setup script, run as the agent before the agent starts."""
+"""What prepares the work tree, run as the agent before it starts: the project's script, then the repository's own.
+
+The repository's is `.asynccode/setup.sh` of the commit that was cloned, whatever the work tree has become since. Each
+has SETUP_TIMEOUT_S. They get the project's variables, and neither the user's preferences nor anything of ours.
+What they leave in the work tree is a part of the result like anything else that differs from the commit there, unless
+the repository ignores it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from functions.executor.jobs import JobSpec, JobState
-from functions.executor.phases.bench import WORK_TREE, folder_of
+from functions.executor.phases.bench import CLONE_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
-JOB = "setup"
 MAX_EVENT_CHARS = 8000  # of one look's output; a log that scrolls by is of no use in full
+REPOSITORYS = ".asynccode/setup.sh"
+SCRIPTS_DONE = "setup_scripts_done"  # in the reader's state, which is nobody's before the agent starts
 
 
-def step(run: Run, ports: Ports, _secrets: StepSecrets) -> Outcome:
-    """Start the script, or turn its new output into events; when it has ended well, go on to the agent."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One of the scripts: the job that runs it, how it is called in sentences, and as `$0`."""
+
+    job: str
+    title: str
+    name: str
+    text: str
+
+
+def scripts(run: Run, cloned: Mapping[str, Any]) -> tuple[Script, ...]:
+    """The run's setup scripts, in their order. `cloned` is what clone.py reported.
+
+    Raises RunFailed when the repository's own is none that can be run.
+    """
+    title = f"The repository's setup script {REPOSITORYS}"
+    own = cloned.get("setup") or {}
+    if problem := own.get("problem"):
+        raise RunFailed(f"{title} {problem}.", error_code="setup_failed")
+    both = (
+        Script(job="setup", title="The project's setup script", name="setup", text=run.setup_script or ""),
+        Script(job="repository_setup", title=title, name=REPOSITORYS, text=own.get("script") or ""),
+    )
+    return tuple(script for script in both if script.text)
+
+
+def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+    """Start a script, or turn its new output into events; when it has ended well, go on to the next, then the agent."""
+    env, _ = secrets.project_env()
     folder = folder_of(run, ports)
-    state = folder.look(JOB, offset=run.output_offset)
+    todo = scripts(run, json.loads(folder.look(CLONE_JOB).chunk))
+    done = run.reader_state.get(SCRIPTS_DONE, 0)
+    script = todo[done]
+    state = folder.look(script.job, offset=run.output_offset)
     if state.absent:
-        state = folder.start(JOB, _script(run, ports), wait_s=1)
+        spec = JobSpec(
+            # Not by stdin: a command in it that reads its own input would swallow the rest of the script.
+            argv=("bash", "-e", "-o", "pipefail", "-c", script.text, script.name),
+            secret_env=env,
+            user="agent",
+            cwd=WORK_TREE,
+            timeout_s=ports.settings.setup_timeout_s,
+        )
+        state = folder.start(script.job, spec, wait_s=1)
     events = _output(state)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports), changes={"output_offset": state.offset}, events=events)
-    if state.more:
+    failed = state.exit_code != 0
+    if state.more or (failed and events):  # what it said is told before that it failed
         return Advance(changes={"output_offset": state.offset}, events=events)
-    if state.exit_code != 0:
-        raise _failure(state, ports)
+    if failed:
+        raise _failure(script, state, ports)
+    if done + 1 < len(todo):
+        changes = {"output_offset": 0, "reader_state": {**run.reader_state, SCRIPTS_DONE: done + 1}}
+        return Advance(changes=changes, events=events)
     return Advance(phase=Phase.AGENT, changes={"output_offset": 0}, events=events)
-
-
-def _script(run: Run, ports: Ports) -> JobSpec:
-    return JobSpec(
-        # Not by stdin: a command in it that reads its own input would swallow the rest of the script.
-        argv=("bash", "-e", "-o", "pipefail", "-c", run.setup_script or ""),
-        user="agent",
-        cwd=WORK_TREE,
-        timeout_s=ports.settings.setup_timeout_s,
-    )
 
 
 def _output(state: JobState) -> tuple[Event, ...]:
@@ -43,13 +87,14 @@ def _output(state: JobState) -> tuple[Event, ...]:
     return (Event("setup_output", {"text": text}),) if text else ()
 
 
-def _failure(state: JobState, ports: Ports) -> RunFailed:
+def _failure(script: Script, state: JobState, ports: Ports) -> RunFailed:
     if state.ended_by == "timeout":
-        text = f"The setup script timed out after {ports.settings.setup_timeout_s} seconds."
-        return RunFailed(text, error_code="setup_timeout")
-    tail = state.stderr_tail.strip()[-500:]
+        text = f"{script.title} timed out after {ports.settings.setup_timeout_s} seconds."
+        return RunFailed(text + _tail(state), error_code="setup_timeout")
     ended = "was interrupted" if state.exit_code is None else f"failed with exit code {state.exit_code}"
-    return RunFailed(
-        f"The setup script {ended}." + (f" {tail}" if tail else ""),
-        error_code="setup_failed",
-    )
+    return RunFailed(f"{script.title} {ended}." + _tail(state), error_code="setup_failed")
+
+
+def _tail(state: JobState) -> str:
+    said = state.stderr_tail.strip()[-500:]
+    return f" {said}" if said else ""
