@@ -65,8 +65,10 @@ class StackOptions:
     retry_visibility_s: int = 10
     reaper_every_s: float = REAPER_EVERY_S
     reaper_grace_s: int = 60
+    follow_up_window_s: int = 14_400
     run_timeout_s: int = 3300
     agent_idle_timeout_s: int = 900
+    setup_timeout_s: int = 600
     isolation: str = "auto"
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
@@ -299,8 +301,10 @@ class Stack:
             "E2B_API_KEY": self._given("E2B_API_KEY", self.keys.e2b_api_key),
             "STEP_LEASE_S": str(self.options.step_lease_s),
             "REAPER_GRACE_S": str(self.options.reaper_grace_s),
+            "FOLLOW_UP_WINDOW_S": str(self.options.follow_up_window_s),
             "RUN_TIMEOUT_S": str(self.options.run_timeout_s),
             "AGENT_IDLE_TIMEOUT_S": str(self.options.agent_idle_timeout_s),
+            "SETUP_TIMEOUT_S": str(self.options.setup_timeout_s),
         }
         if not self.real_sandboxes:
             settings |= {"E2B_API_URL": self._url("e2b"), "E2B_SANDBOX_URL": self._url("e2b")}

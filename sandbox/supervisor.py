@@ -3,7 +3,7 @@
 A job is one folder, readable by root only. The executor writes `job.json` (see `Job`) into it and calls
 
     supervisor.py start JOB_DIR [--wait-s W]    start it, once; then like `look`
-    supervisor.py look  JOB_DIR [--offset N] [--max-bytes M] [--wait-s W]
+    supervisor.py look  JOB_DIR [--offset N] [--max-bytes M] [--wait-s W] [--diary PATTERN --diary-word WORD]
     supervisor.py stop  JOB_DIR                 end it and everything it started; then like `look`
 
 Each prints one line of JSON (see `look`) and exits 0; bad usage is exit 2 and a sentence on stderr.
@@ -29,11 +29,13 @@ import argparse
 import base64
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import pwd
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -49,6 +51,8 @@ CHASE_S = 1.0  # of killing one by one, before all processes of the agent's user
 STOP_PATIENCE_S = 15.0  # what `stop` waits beyond the job's own grace; more than a start may take
 DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answer of envd
 STDERR_TAIL_BYTES = 4096
+DIARY_TAIL_BYTES = 1024 * 1024  # of a diary; between two lines that count lies what one tool has printed
+MAX_DIARIES = 100  # files looked at; there is one, unless somebody means mischief
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it could not start
 
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36  # linux/prctl.h
@@ -710,6 +714,27 @@ def _tail(path: Path) -> str:
         return ""
 
 
+def last_note(folder: Folder, pattern: str, word: str) -> str | None:
+    """The last line with `word` in the newest file below the home of the job's user that matches `pattern`.
+
+    That user may have put anything there: only plain files are read, and none is waited for.
+    """
+    try:
+        home = Job.read(folder.path).account().home
+        files = [path for path in itertools.islice(home.glob(pattern), MAX_DIARIES) if path.is_file()]
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        handle = os.open(newest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            file.seek(max(0, os.fstat(file.fileno()).st_size - DIARY_TAIL_BYTES))
+            *lines, _unfinished = file.read(DIARY_TAIL_BYTES).split(b"\n")
+    except (UsageError, OSError, ValueError):  # there is none, or not any more
+        return None
+    found = (line for line in reversed(lines) if word.encode() in line)
+    return next((line.decode("utf-8", "replace") for line in found), None)
+
+
 def wait_for_end(folder: Folder, seconds: float) -> None:
     """Return when the job is over, at the latest after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -792,6 +817,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--offset", type=int, default=0, help="of stdout, in bytes")
     parser.add_argument("--max-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="of stdout to show")
     parser.add_argument("--wait-s", type=float, default=0.0, help="wait so long for the end of the job")
+    parser.add_argument("--diary", default="", help="a file to read too, as a pattern below the home of the job's user")
+    parser.add_argument("--diary-word", default="", help="in the one line of it that is wanted, the last")
     options = parser.parse_args(arguments)
     if options.offset < 0 or options.max_bytes < 1:
         parser.error("--offset must not be negative and --max-bytes at least 1.")
@@ -803,6 +830,8 @@ def main(arguments: list[str]) -> int:
             stop(folder)
         wait_for_end(folder, options.wait_s)
         answer = look(folder, options.offset, options.max_bytes)
+        if options.diary:
+            answer["diary"] = last_note(folder, options.diary, options.diary_word)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

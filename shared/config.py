@@ -16,6 +16,7 @@ from shared.domain.secret import Secret
 T = TypeVar("T")
 
 PRODUCTION = "production"
+DEFAULT_MAX_COST_USD = 10.0
 TOKEN_EXCHANGES = ("strict", "session-bound", "compat")
 MIN_JWT_SECRET_BYTES = 32  # RFC 7518 §3.2: a key of at least the hash's size
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
@@ -50,6 +51,7 @@ class ApiSettings:
     cors_origins: tuple[str, ...]
     cors_origin_pattern: str | None
     prompt_max_chars: int
+    max_cost_usd: float
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "ApiSettings":
@@ -80,6 +82,7 @@ class ApiSettings:
             cors_origins=read.origins("CORS_ORIGINS", "http://localhost:3000,http://localhost:3001"),
             cors_origin_pattern=read.pattern("CORS_ORIGIN_PATTERN"),
             prompt_max_chars=read.number("PROMPT_MAX_CHARS", 50_000, most=100_000),  # the database's own bound
+            max_cost_usd=read.decimal("AGENT_MAX_COST_USD", DEFAULT_MAX_COST_USD),
         )
         read.check_secret_box(environment)
         read.check_origins(environment, settings.repo_origins)
@@ -107,6 +110,7 @@ class ExecutorSettings:
     sandbox_lease_s: int
     step_lease_s: int
     run_timeout_s: int
+    max_steps: int
     agent_idle_timeout_s: int
     setup_timeout_s: int
     clone_timeout_s: int
@@ -120,6 +124,7 @@ class ExecutorSettings:
     openai_base_url: str | None
     codex_model: str | None
     reaper_grace_s: int
+    follow_up_window_s: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "ExecutorSettings":
@@ -136,15 +141,17 @@ class ExecutorSettings:
             repo_origins=frozenset(read.origins("REPO_ORIGINS", "https://github.com")),
             e2b_api_key=read.secret("E2B_API_KEY"),
             e2b_template=read.text("E2B_TEMPLATE", "async-code-agents"),
-            sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=60),
+            sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=300),  # a look, a minute, a look that is late
             step_lease_s=read.number("STEP_LEASE_S", 150, least=5),
-            run_timeout_s=read.number("RUN_TIMEOUT_S", 3300, least=30),  # below the hour that E2B's free plan gives
+            # The longest that E2B lets a sandbox live: an hour with the free plan, a day with the paid one.
+            run_timeout_s=read.number("RUN_TIMEOUT_S", 3600, least=30, most=86_400),
+            max_steps=read.number("MAX_STEPS", 5000, least=100),
             agent_idle_timeout_s=read.number("AGENT_IDLE_TIMEOUT_S", 900, least=10),
             setup_timeout_s=read.number("SETUP_TIMEOUT_S", 600, least=10),
             clone_timeout_s=read.number("CLONE_TIMEOUT_S", 300, least=10),
             clone_depth=read.number("CLONE_DEPTH", 50),
             max_turns=read.number("AGENT_MAX_TURNS", 200),
-            max_cost_usd=read.decimal("AGENT_MAX_COST_USD", 10.0),
+            max_cost_usd=read.decimal("AGENT_MAX_COST_USD", DEFAULT_MAX_COST_USD),
             anthropic_api_key=read.optional_secret("ANTHROPIC_API_KEY"),
             anthropic_base_url=read.optional("ANTHROPIC_BASE_URL"),
             claude_model=read.optional("CLAUDE_MODEL"),
@@ -152,6 +159,7 @@ class ExecutorSettings:
             openai_base_url=read.optional("OPENAI_BASE_URL"),
             codex_model=read.optional("CODEX_MODEL"),
             reaper_grace_s=read.number("REAPER_GRACE_S", 60),
+            follow_up_window_s=read.number("FOLLOW_UP_WINDOW_S", 14_400, least=0),
         )
         read.check_secret_box(environment)
         read.check_origins(environment, settings.repo_origins)

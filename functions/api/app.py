@@ -16,9 +16,11 @@ from functions.api.routes import (
     me,
     projects,
     start_task,
+    task_control,
     task_lists,
     tasks,
     test_users,
+    usage,
 )
 from shared.config import PRODUCTION, ApiSettings
 
@@ -31,6 +33,8 @@ ROUTERS = (
     start_task.router,
     task_lists.router,
     tasks.router,
+    task_control.router,
+    usage.router,
     github.router,
     legacy.router,
     docs.router,

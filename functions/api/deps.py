@@ -16,6 +16,7 @@ from shared.adapters.github import HttpGitHub
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.project_store import SupabaseProjectStore
 from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.usage_store import SupabaseUsageStore
 from shared.adapters.user_store import (
     SupabaseApiKeyDirectory,
     SupabaseApiKeyStore,
@@ -35,6 +36,7 @@ from shared.domain.ports import (
     SecretBox,
     TaskStore,
     TestUserDirectory,
+    UsageStore,
     UserDirectory,
 )
 from shared.domain.pull_request import ChangeStore, GitHub
@@ -52,6 +54,7 @@ class Ports:
 
     tasks_of: Callable[[Secret], TaskStore]
     projects_of: Callable[[Secret], ProjectStore]
+    usages_of: Callable[[Secret], UsageStore]
     users_of: Callable[[Secret], UserDirectory]
     profile_of: Callable[[Secret], ProfileStore]
     api_keys_of: Callable[[Secret], ApiKeyStore]
@@ -120,6 +123,7 @@ def cloud_ports(settings: ApiSettings) -> Ports:
     return Ports(
         tasks_of=lambda token: SupabaseTaskStore(client_of(token)),
         projects_of=lambda token: SupabaseProjectStore(client_of(token)),
+        usages_of=lambda token: SupabaseUsageStore(client_of(token)),
         users_of=lambda token: SupabaseUserDirectory(client_of(token)),
         profile_of=lambda token: SupabaseProfileStore(client_of(token)),
         api_keys_of=lambda token: SupabaseApiKeyStore(client_of(token)),
@@ -208,6 +212,13 @@ def projects(user: CurrentUser, wired: Wired) -> ProjectStore:
 
 
 Projects = Annotated[ProjectStore, Depends(projects)]
+
+
+def usages(user: CurrentUser, wired: Wired) -> UsageStore:
+    return wired.ports.usages_of(user.token)
+
+
+Usages = Annotated[UsageStore, Depends(usages)]
 
 
 def profile(user: CurrentUser, wired: Wired) -> ProfileStore:

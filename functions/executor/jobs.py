@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from functions.executor.agents import Diary
 from functions.executor.ports import Workbench
 from shared.domain.secret import Secret
 
 # Shipped beside the functions and uploaded per run, so that an old sandbox image never meets a newer executor.
 PROGRAMS = Path(__file__).parents[2] / "sandbox"
-PROGRAM_NAMES = ("supervisor.py", "clone.py", "collect.py")
+PROGRAM_NAMES = ("supervisor.py", "clone.py", "collect.py", "forget.py")
 
 LOOK_BYTES = 256 * 1024  # of output per look: a few hundred events
 LOOK_TIMEOUT_S = 30
@@ -53,6 +54,7 @@ class JobState:
     chunk: bytes
     output_bytes: int
     stderr_tail: str
+    note: str | None = None  # the line of the diary that was asked for
 
     @property
     def absent(self) -> bool:
@@ -92,9 +94,11 @@ class RunFolder:
         self._bench.upload({self.path(job, name): data for name, data in {**spec.files, **_job_files(spec)}.items()})
         return self._supervise("start", job, ["--wait-s", str(wait_s)], wait_s)
 
-    def look(self, job: str, *, offset: int = 0, wait_s: float = 0) -> JobState:
-        """The job's state, and its output from `offset` on. Waits up to `wait_s` for its end: billed time."""
+    def look(self, job: str, *, offset: int = 0, wait_s: float = 0, diary: Diary | None = None) -> JobState:
+        """The job's state, its output from `offset` on, its diary. Waits up to `wait_s` for its end: billed time."""
         options = ["--offset", str(offset), "--max-bytes", str(LOOK_BYTES), "--wait-s", str(wait_s)]
+        if diary:
+            options += ["--diary", diary.pattern, "--diary-word", diary.word]
         return self._supervise("look", job, options, wait_s)
 
     def stop(self, job: str) -> JobState:
@@ -142,4 +146,5 @@ def _state(found: Mapping[str, Any]) -> JobState:
         chunk=base64.b64decode(found.get("chunk") or ""),
         output_bytes=found.get("output_bytes") or 0,
         stderr_tail=found.get("stderr_tail") or "",
+        note=found.get("diary"),
     )

@@ -48,6 +48,10 @@ class Sandboxes(Protocol):
         """End it; it may be gone already."""
         ...
 
+    def pause(self, sandbox_id: str) -> None:
+        """Let it stand still, all it holds kept, until somebody attaches or kills it."""
+        ...
+
     def list_ours(self) -> Iterator[SandboxInfo]: ...
 
 

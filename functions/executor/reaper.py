@@ -6,14 +6,14 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from functions.executor.ports import Ports, SandboxInfo
-from functions.executor.step import logger, nudge
+from functions.executor.step import logger, nudge, wake_waiting_runs
 from functions.executor.wiring import ports
 from shared.domain.errors import AppError
 
 DUE_RUNS = 500  # per minute; the rest are due again at the next
 # A sandbox younger than this may belong to a run whose step has not been saved yet.
 SANDBOX_GRACE = timedelta(minutes=5)
-IDS_PER_QUERY = 100  # they travel in a URL
+SANDBOXES_PER_QUERY = 100
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -26,7 +26,7 @@ def reap(ports: Ports) -> dict[str, int]:
     """All duties; a failure of one does not keep the others from being done."""
     done: dict[str, int] = {}
     failures: list[AppError] = []
-    for duty in (nudge_due_runs, kill_lost_sandboxes, expire_credentials):
+    for duty in (nudge_due_runs, wake_waiting_runs, kill_lost_sandboxes, expire_credentials):
         try:
             done[duty.__name__] = duty(ports)
         except AppError as error:
@@ -47,14 +47,14 @@ def nudge_due_runs(ports: Ports) -> int:
 
 
 def kill_lost_sandboxes(ports: Ports) -> int:
-    """Kill sandboxes of ours without a live run: the run ended, was deleted, or never was."""
+    """Kill sandboxes of ours that no run needs: it has ended and nobody may go on in it, or it was deleted."""
     born_before = ports.now() - SANDBOX_GRACE
     old = [sandbox for sandbox in ports.sandboxes.list_ours() if sandbox.started_at < born_before]
     killed = 0
-    for start in range(0, len(old), IDS_PER_QUERY):
-        batch = old[start : start + IDS_PER_QUERY]
-        live = ports.runs.live({sandbox.run_id for sandbox in batch if sandbox.run_id})
-        killed += sum(_reaped(sandbox, ports) for sandbox in batch if sandbox.run_id not in live)
+    for start in range(0, len(old), SANDBOXES_PER_QUERY):
+        batch = old[start : start + SANDBOXES_PER_QUERY]
+        needed = ports.runs.needed({sandbox.id: sandbox.run_id for sandbox in batch})
+        killed += sum(_reaped(sandbox, ports) for sandbox in batch if sandbox.id not in needed)
     return killed
 
 

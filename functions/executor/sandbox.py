@@ -76,6 +76,11 @@ class E2BSandboxes:
         with _speaking_our_errors():
             Sandbox.kill(sandbox_id, api_key=self._api_key.reveal(), request_timeout=REQUEST_TIMEOUT_S)
 
+    def pause(self, sandbox_id: str) -> None:
+        """Let it stand still, all it holds kept, until somebody attaches or kills it. It may be paused already."""
+        with _speaking_our_errors():
+            Sandbox.pause(sandbox_id, api_key=self._api_key.reveal(), request_timeout=REQUEST_TIMEOUT_S)
+
     def list_ours(self) -> Iterator[SandboxInfo]:
         """Every sandbox of this deployment, running or paused."""
         return self._list({})

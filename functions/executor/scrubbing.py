@@ -1,11 +1,15 @@
 """The secrets of one step, and the one place where they are taken out of what the step stores."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from functions.executor.ports import Ports
 from shared.domain.errors import CannotOpen, RunFailed
+from shared.domain.ports import OwnersEnvironment
 from shared.domain.preferences import AgentPreferences, read_preferences
+from shared.domain.project import read_project_env
 from shared.domain.redaction import Redactor
 from shared.domain.run import Advance, Event, Outcome, Result, Run
 from shared.domain.secret import SealedFor, Secret
@@ -42,16 +46,32 @@ class StepSecrets:
         return token
 
     def preferences(self) -> tuple[AgentPreferences, tuple[str, ...]]:
-        """What the user wants the run's agent to be given, and a sentence for each thing that was left out of it.
+        """What the run's agent is to be given, by its user and, below that, by its project.
+
+        And a sentence for each thing that was left out of the user's preferences.
 
         Ask for it in every step that may store what the agent has said or done: its secrets are then taken out.
         """
-        preferences, problems = read_preferences(self._run.agent, self._ports.runs.preferences(self._run))
+        preferences, problems = read_preferences(self._run.agent, self._owners.preferences)
+        whole = preferences.over(self._run.agent, self.project_env()[0])
+        self._remember(whole)
+        return whole, problems
+
+    def project_env(self) -> tuple[Mapping[str, Secret], tuple[str, ...]]:
+        """The variables of the run's project, and a sentence for each that was left out. Remembered in the same way."""
+        env, problems = read_project_env(self._run.agent, self._owners.project_env)
+        self._remember(AgentPreferences(env=env))
+        return env, problems
+
+    @cached_property
+    def _owners(self) -> OwnersEnvironment:
+        return self._ports.runs.environment(self._run)
+
+    def _remember(self, preferences: AgentPreferences) -> None:
         for value in preferences.values():
             register_secret(value)
         for secret in preferences.secrets():
             self._redactor.add(secret.reveal())
-        return preferences, problems
 
     def scrub(self, outcome: Outcome) -> Outcome:
         """The same outcome without secrets and NUL characters.

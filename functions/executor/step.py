@@ -21,9 +21,12 @@ MAX_BACKOFF_S = 60
 MAX_SURPRISES = 3
 # After its deadline a run may still be stopped and collected; this long, then it ends without.
 COLLECTION_GRACE = timedelta(minutes=10)
+# The same of a run that has used up its steps: enough to read 200 MB of output to its end, and to collect.
+COLLECTION_STEPS = 200
 GIVEN_UP = "The task could not be continued after many attempts. Start it again in some minutes."
 OUR_FAULT = "Something went wrong on our side. Start the task again."
 TIMED_OUT = "Task execution timed out. The operation took longer than expected."
+TOO_MANY_STEPS = "The task took more steps than a run may have. Start it again, perhaps with a smaller prompt."
 
 
 def on_message(message: RunMessage, ports: Ports) -> None:
@@ -36,12 +39,12 @@ def on_message(message: RunMessage, ports: Ports) -> None:
     match claim.outcome:
         case ClaimOutcome.CLAIMED if claim.run:
             step(claim.run, ports)
-        case ClaimOutcome.WAITING | ClaimOutcome.BUSY:
+        case ClaimOutcome.WAITING | ClaimOutcome.BUSY if claim.retry_in_s is not None:
             nudge(message, ports, delay_s=claim.retry_in_s)
         case ClaimOutcome.OVERDUE if claim.seq is not None:
             nudge(replace(message, seq=claim.seq), ports)
         case _:
-            pass  # stale, ended or unknown: there is nothing left to do for it
+            pass  # it sleeps until it is woken, or it is stale, ended or unknown: there is nothing to do for it now
 
 
 def step(run: Run, ports: Ports) -> None:
@@ -98,16 +101,31 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
 
 
 def end_run(run: Run, end: Finish, ports: Ports) -> None:
-    """Store the end, then kill the sandbox. What a crash in between leaves running, the reaper kills."""
+    """Store the end, then pause or kill the sandbox. What a crash in between leaves running pauses when its lease ends,
+    and is killed by the reaper once nobody needs it.
+    """
     if not ports.runs.finish(run, end):
         logger.warning("run.fence_lost", extra={"seq": run.seq})
         return
     logger.info("run.ended", extra={"status": end.status, "error_code": end.error_code})
     if run.sandbox_id:
+        leave = ports.sandboxes.pause if end.keep_sandbox_s else ports.sandboxes.kill
         try:
-            ports.sandboxes.kill(run.sandbox_id)
+            leave(run.sandbox_id)
         except AppError as error:
-            logger.warning("sandbox.kill_failed", extra={"sandbox_id": run.sandbox_id, **error.for_log()})
+            logger.warning("sandbox.not_left", extra={"sandbox_id": run.sandbox_id, **error.for_log()})
+    try:
+        wake_waiting_runs(ports)
+    except AppError as error:
+        logger.warning("run.wake_failed", extra=error.for_log())
+
+
+def wake_waiting_runs(ports: Ports) -> int:
+    """Nudge the sleeping runs that sandboxes have become free for. Asked again by the reaper."""
+    woken = ports.runs.wake()
+    for message in woken:
+        nudge(message, ports)
+    return len(woken)
 
 
 def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
@@ -119,19 +137,23 @@ def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
 
 
 def _must_end(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome | None:
-    """The outcome of a run that was cancelled, is out of time, or keeps failing; None when it may go on."""
+    """The outcome of a run that was cancelled, is out of time or steps, or keeps failing; None when it may go on."""
     if run.attempt > MAX_ATTEMPTS:
         return ended_early(run, "step_failed", GIVEN_UP)
-    late = run.deadline_at is not None and ports.now() > run.deadline_at
-    if late and run.deadline_at and ports.now() > run.deadline_at + COLLECTION_GRACE:
-        return ended_early(run, "timeout", TIMED_OUT)
-    if run.phase is Phase.COLLECTING:
+    late_by = ports.now() - run.deadline_at if run.deadline_at else timedelta()
+    extra_steps = run.seq - ports.settings.max_steps
+    too_late = ended_early(run, "timeout", TIMED_OUT)
+    too_many = ended_early(run, "too_many_steps", TOO_MANY_STEPS)
+    if late_by > COLLECTION_GRACE:
+        return too_late
+    if extra_steps >= COLLECTION_STEPS:
+        return too_many
+    over = too_late if late_by > timedelta() else too_many if extra_steps >= 0 else None
+    if run.phase is Phase.COLLECTING or not (over or run.cancel_requested):
         return None
-    if run.phase is Phase.AGENT and (run.cancel_requested or late):
+    if run.phase is Phase.AGENT:
         return agent.stopped(run, ports, secrets)
-    if run.cancel_requested or late:
-        return ended_early(run, "timeout", TIMED_OUT)
-    return None
+    return over or ended_early(run, "cancelled", agent.CANCELLED)
 
 
 def _with_phase_event(outcome: Advance) -> Advance:

@@ -84,6 +84,9 @@ _UNKNOWN = (Unavailable, "The database does not answer properly now. Try again."
 _CASES = {
     "chat_full": "The chat of this task is full. Go on in another task.",
     "idempotency_key_reused": "Something else was asked under this Idempotency-Key. Take another key.",
+    "nothing_to_retry": "The task has never been run here. Start it as a new task.",
+    "run_active": "The task is being worked on. Wait for it to end, or cancel it first.",
+    "task_ended": "The task has ended already.",
     "too_many_active_runs": "Too many tasks are active. Wait for one to end, then try again.",
     "too_many_starts": "Too many tasks were started within an hour. Try again later.",
 }

@@ -9,8 +9,8 @@ from postgrest import SyncPostgrestClient
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
 from shared.domain.messages import RunMessage, is_uuid
-from shared.domain.ports import Claim, ClaimOutcome
-from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunStatus, check_phase
+from shared.domain.ports import Claim, ClaimOutcome, OwnersEnvironment
+from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunKind, RunStatus, check_phase
 from shared.domain.secret import Sealed
 
 
@@ -41,7 +41,7 @@ class SupabaseRunStore:
         return Claim(
             ClaimOutcome(answer["outcome"]),
             _run(answer["run"]) if "run" in answer else None,
-            answer.get("retry_in_s", 0),
+            answer.get("retry_in_s"),
             answer.get("seq"),
         )
 
@@ -74,8 +74,9 @@ class SupabaseRunStore:
         with speaking_our_errors():
             done = call(
                 self._client,
-                "finish_run",
+                "finish_run_keeping_sandbox" if end.keep_sandbox_s else "finish_run",
                 {
+                    "p_keep_s": end.keep_sandbox_s or None,
                     "p_run_id": run.id,
                     "p_fence": run.fence,
                     "p_status": end.status,
@@ -95,16 +96,25 @@ class SupabaseRunStore:
             rows = call(self._client, "due_runs", {"p_grace_s": grace_s, "p_limit": limit})
         return [RunMessage(**row) for row in rows]
 
-    def live(self, run_ids: Collection[str]) -> set[str]:
-        """Which of these runs have not ended. What is no run's id at all is not among them."""
-        ids = [run_id for run_id in run_ids if is_uuid(run_id)]
-        if not ids:
-            return set()
-        alive = [RunStatus.QUEUED, RunStatus.RUNNING]
-        query = self._client.table("runs").select("id").in_("id", ids).in_("status", alive)
+    def wake(self) -> list[RunMessage]:
+        """Nudges for sleeping runs that sandboxes are free for. Raises Unavailable."""
         with speaking_our_errors():
-            rows: list[Any] = query.execute().data
-        return {row["id"] for row in rows}
+            rows = call(self._client, "wake_runs", {})
+        return [RunMessage(**row) for row in rows]
+
+    def needed(self, sandboxes: Mapping[str, str]) -> set[str]:
+        """Which of these sandboxes (id -> the run that it was made for) an active run works in or may take over."""
+        made_for = {sandbox: run_id if is_uuid(run_id) else None for sandbox, run_id in sandboxes.items()}
+        with speaking_our_errors():
+            return set(call(self._client, "needed_sandboxes", {"p_sandboxes": made_for}))
+
+    def saved_patch(self, run: Run) -> str | None:
+        """What the task's earlier runs have changed; "" for nothing, None when it was too large to be stored."""
+        query = self._client.table("tasks").select("git_patch,changed_files")
+        with speaking_our_errors():
+            rows: list[Any] = query.eq("id", run.task_id).eq("user_id", run.user_id).execute().data
+        task = rows[0] if rows else {}
+        return task.get("git_patch") or (None if task.get("changed_files") else "")
 
     def git_credential(self, run: Run) -> Sealed | None:
         """The run's sealed git token; None when it has none or it was deleted."""
@@ -115,20 +125,15 @@ class SupabaseRunStore:
             rows: list[Any] = query.eq("id", run.git_credential_id).eq("user_id", run.user_id).execute().data
         return Sealed(**rows[0]) if rows else None
 
-    def preferences(self, run: Run) -> object:
-        """What the run's user wants agents to be given, as it stands in the row, unchecked; {} for nothing.
+    def environment(self, run: Run) -> OwnersEnvironment:
+        """What the run's user and its project want programs to be given, as it stands in the rows. Raises Unavailable.
 
         It is fetched as text: the user may have written what no JSON reader takes (thousands of brackets or digits),
         and what cannot be read should look unsound to whoever checks it, not fail here. Then it is that text.
         """
-        query = self._client.table("users").select("preferences::text").eq("id", run.user_id)
         with speaking_our_errors():
-            rows: list[Any] = query.execute().data
-        text = rows[0]["preferences"] if rows else None
-        try:
-            return json.loads(text or "{}")
-        except (ValueError, RecursionError):
-            return text
+            found = call(self._client, "run_environment", {"p_run_id": run.id}) or {}
+        return OwnersEnvironment(_object(found.get("preferences")), _object(found.get("project_env")))
 
     def expire_credentials(self) -> int:
         """Delete sealed secrets that have expired or whose run has ended. How many."""
@@ -141,7 +146,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         id=row["id"],
         task_id=row["task_id"],
         user_id=row["user_id"],
-        kind=row["kind"],
+        kind=RunKind(row["kind"]),
         prompt=row["prompt"],
         agent=AgentName(row["agent"]),
         status=RunStatus(row["status"]),
@@ -152,6 +157,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         repo_url=row["repo_url"],
         branch=row["branch"],
         model=row["model"],
+        max_cost_usd=row["max_cost_usd"],
         setup_script=row["setup_script"],
         deadline_at=_time(row["deadline_at"]),
         cancel_requested=row["cancel_requested_at"] is not None,
@@ -169,6 +175,13 @@ def _run(row: Mapping[str, Any]) -> Run:
         created_at=_time(row["created_at"]),
         started_at=_time(row["started_at"]),
     )
+
+
+def _object(text: str | None) -> object:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
 
 
 def _time(text: str | None) -> datetime | None:

@@ -6,7 +6,9 @@ from postgrest import SyncPostgrestClient, SyncSelectRequestBuilder
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
 from shared.domain.errors import NotFound
-from shared.domain.ports import LiveLog, NewTask, Row, StartedRun, TaskFilter, TaskPage
+from shared.domain.ports import CancelledRun, LiveLog, NewRun, NewTask, Row, StartedRun, TaskFilter, TaskPage
+from shared.domain.secret import Sealed
+from shared.domain.usage import totals
 
 MAX_ID = 2**63 - 1  # of a bigint; PostgreSQL answers a larger number with an error
 
@@ -32,28 +34,53 @@ class SupabaseTaskStore:
                     "p_agent": task.agent,
                     "p_project_id": task.project_id,
                     "p_model": task.model,
-                    "p_credential": {
-                        "id": task.credential_id,
-                        "kind": "git_token",
-                        "ciphertext": task.credential.ciphertext,
-                        "key_id": task.credential.key_id,
-                        "alg": task.credential.alg,
-                        "hint": task.credential_hint,
-                    },
+                    "p_credential": _git_token(task.credential_id, task.credential, task.credential_hint),
                     "p_idempotency_key": task.idempotency_key,
                     "p_trace_id": task.trace_id,
                     "p_request_hash": task.request_hash,
+                    "p_max_cost_usd": task.max_cost_usd,
                 },
             )
         return StartedRun(task_id=made["task_id"], run_id=made["run_id"], seq=made["seq"], created=made["created"])
 
+    def create_run(self, run: NewRun) -> StartedRun:
+        """Another run of a task that has ended. Raises NotFound, Conflict (codes `run_active`, `chat_full`,
+        `nothing_to_retry`, `idempotency_key_reused`), TooMany, Unavailable.
+        """
+        arguments = {
+            "p_task_id": _existing(run.task_id),
+            "p_kind": run.kind,
+            "p_prompt": run.prompt,
+            "p_credential": _git_token(run.token.id, run.token.sealed, run.token.hint) if run.token else None,
+            "p_idempotency_key": run.idempotency_key,
+            "p_trace_id": run.trace_id,
+            "p_request_hash": run.request_hash,
+        }
+        with speaking_our_errors({"PT404": "Task not found"}):
+            made = call(self._client, "create_run", arguments)
+        return StartedRun(task_id=made["task_id"], run_id=made["run_id"], seq=made["seq"], created=made["created"])
+
+    def request_cancel(self, task_id: int) -> CancelledRun:
+        """Asking twice is fine. Raises NotFound, Conflict (code `task_ended`) when nothing is left to stop."""
+        with speaking_our_errors({"PT404": "Task not found"}):
+            run = call(self._client, "request_cancel", {"p_task_id": _existing(task_id)})
+        return CancelledRun(run_id=run["run_id"], seq=run["seq"], at_work=run["at_work"])
+
+    def run_progress(self, task_id: int) -> Row:
+        """The newest run's run_id, its phase while it is active, its queue_position while it is queued; else None."""
+        with speaking_our_errors():
+            found: Row = call(self._client, "run_progress", {"p_task_id": _existing(task_id)})
+        return found
+
     def get(self, task_id: int, *, owner_id: str) -> Row:
-        """The whole row. Raises NotFound, also when it is somebody else's."""
-        return _found(self._row(task_id, "*", owner_id))
+        """The whole row, and the usage. Raises NotFound, also when it is somebody else's."""
+        return self.get_columns(task_id, ["*", "usage"], owner_id=owner_id)
 
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row:
-        """Some columns of the row. Raises NotFound, also when it is somebody else's."""
-        return _found(self._row(task_id, ",".join(columns), owner_id))
+        """Some columns of the row, and `usage`. Raises NotFound, also when it is somebody else's."""
+        selected = ",".join("runs(usage)" if column == "usage" else column for column in columns)
+        row = _found(self._row(task_id, selected, owner_id))
+        return row | {"usage": totals(run["usage"] for run in row.pop("runs"))} if "usage" in columns else row
 
     def page(self, wanted: TaskFilter, *, limit: int, after: Row | None, owner_id: str) -> TaskPage:
         """Up to `limit` tasks (at most 1,000) that come after the row `after`, whose created_at and id count.
@@ -93,6 +120,17 @@ class SupabaseTaskStore:
 
     def _row(self, task_id: int, columns: str, owner_id: str) -> SyncSelectRequestBuilder:
         return self._client.table("tasks").select(columns).eq("id", _existing(task_id)).eq("user_id", owner_id)
+
+
+def _git_token(credential_id: str, sealed: Sealed, hint: str | None) -> Row:
+    return {
+        "id": credential_id,
+        "kind": "git_token",
+        "ciphertext": sealed.ciphertext,
+        "key_id": sealed.key_id,
+        "alg": sealed.alg,
+        "hint": hint,
+    }
 
 
 def _existing(task_id: int) -> int:

@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from shared.domain.messages import RunMessage
-from shared.domain.run import Advance, AgentName, Finish, Run
-from shared.domain.secret import Sealed, SealedFor, Secret
+from shared.domain.run import Advance, AgentName, Finish, Run, RunKind
+from shared.domain.secret import Sealed, SealedFor, SealedToken, Secret
 from shared.domain.task import TaskStatus
 
 Row = dict[str, Any]
@@ -30,6 +30,20 @@ class NewTask:
     trace_id: str | None
     request_hash: str | None = None  # tells a repeated request under the same key from another one
     model: str | None = None
+    max_cost_usd: float | None = None  # None: what the deployment allows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """Another run of a task, already checked. `prompt` is None for a retry."""
+
+    task_id: int
+    kind: RunKind
+    prompt: str | None
+    token: SealedToken | None
+    idempotency_key: str | None
+    trace_id: str | None
+    request_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,15 @@ class StartedRun:
     run_id: str
     seq: int
     created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelledRun:
+    """A run that is to be stopped. `at_work`: somebody takes its step `seq` now, who does not know of it."""
+
+    run_id: str
+    seq: int
+    at_work: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +103,25 @@ class TaskStore(Protocol):
         """
         ...
 
+    def create_run(self, run: NewRun) -> StartedRun:
+        """Another run of a task that has ended. Raises NotFound, Conflict (codes `run_active`, `chat_full`,
+        `nothing_to_retry`, `idempotency_key_reused`), TooMany, Unavailable.
+        """
+        ...
+
+    def request_cancel(self, task_id: int) -> CancelledRun:
+        """Asking twice is fine. Raises NotFound, Conflict (code `task_ended`) when nothing is left to stop."""
+        ...
+
+    def run_progress(self, task_id: int) -> Row:
+        """The newest run's run_id, its phase while it is active, its queue_position while it is queued; else None."""
+        ...
+
     def get(self, task_id: int, *, owner_id: str) -> Row:
-        """The whole row. Raises NotFound, also when it is somebody else's."""
+        """The whole row, and `usage`: what all its runs have used, with the keys of shared/domain/usage.py.
+
+        Raises NotFound, also when it is somebody else's.
+        """
         ...
 
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row: ...
@@ -99,6 +139,14 @@ class TaskStore(Protocol):
 
     def events(self, task_id: int, *, after: int, limit: int, owner_id: str) -> LiveLog:
         """Up to `limit` entries with `seq` above `after`. Raises NotFound, also when it is somebody else's."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What a signed-in user's runs have used, also those of tasks that are gone."""
+
+    def totals(self, *, start: datetime, end: datetime | None, project_id: int | None) -> Row:
+        """From `start` up to `end` (None: now): the keys of shared/domain/usage.py, `by_agent`, and `by_day` (UTC)."""
         ...
 
 
@@ -214,12 +262,23 @@ class ClaimOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`run` is there when claimed; `retry_in_s` and `seq` say when and for which step to nudge again."""
+    """`run` is there when claimed; `retry_in_s` and `seq` say when and for which step to nudge again.
+
+    A run that waits without `retry_in_s` sleeps: RunStore.wake names it when a sandbox is free for it.
+    """
 
     outcome: ClaimOutcome
     run: Run | None = None
-    retry_in_s: int = 0
+    retry_in_s: int | None = None
     seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersEnvironment:
+    """What a run's owner wants its programs to find, unchecked; {} for nothing. See shared/domain/preferences.py."""
+
+    preferences: object
+    project_env: object
 
 
 class RunStore(Protocol):
@@ -243,15 +302,24 @@ class RunStore(Protocol):
         """Nudges for runs whose own were lost."""
         ...
 
-    def live(self, run_ids: Collection[str]) -> set[str]:
-        """Which of these runs have not ended."""
+    def wake(self) -> list[RunMessage]:
+        """Nudges for sleeping runs that sandboxes are free for. Each is named once."""
+        ...
+
+    def needed(self, sandboxes: Mapping[str, str]) -> set[str]:
+        """Which of these sandboxes (id -> the run that it was made for) an active run works in or may take over."""
+        ...
+
+    def saved_patch(self, run: Run) -> str | None:
+        """What the task's earlier runs have changed, as a patch for `run.base_commit`; "" for nothing.
+
+        None: it was too large to be stored.
+        """
         ...
 
     def git_credential(self, run: Run) -> Sealed | None: ...
 
-    def preferences(self, run: Run) -> object:
-        """What the run's user wants agents to be given, unchecked; {} for nothing. See shared/domain/preferences.py."""
-        ...
+    def environment(self, run: Run) -> OwnersEnvironment: ...
 
     def expire_credentials(self) -> int: ...
 

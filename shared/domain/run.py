@@ -14,6 +14,12 @@ class AgentName(StrEnum):
     CODEX = "codex"
 
 
+class RunKind(StrEnum):
+    FIRST = "first"
+    FOLLOW_UP = "follow_up"  # goes on from where the task's last run ended
+    RETRY = "retry"  # the last prompt once more, from the branch as it is
+
+
 class RunStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -35,7 +41,7 @@ class Phase(StrEnum):
 # A step may stay in its phase (look again later), go on along this table, or end the run.
 NEXT_PHASES: dict[Phase, frozenset[Phase]] = {
     Phase.QUEUED: frozenset({Phase.PROVISIONING}),
-    Phase.PROVISIONING: frozenset({Phase.CLONING}),
+    Phase.PROVISIONING: frozenset({Phase.CLONING, Phase.AGENT}),  # the agent, in a sandbox that was kept
     Phase.CLONING: frozenset({Phase.SETUP, Phase.AGENT}),
     Phase.SETUP: frozenset({Phase.AGENT}),
     Phase.AGENT: frozenset({Phase.COLLECTING}),
@@ -51,7 +57,7 @@ class Run:
     id: str
     task_id: int
     user_id: str
-    kind: str
+    kind: RunKind
     prompt: str
     agent: AgentName
     status: RunStatus
@@ -62,6 +68,7 @@ class Run:
     repo_url: str
     branch: str
     model: str | None = None
+    max_cost_usd: float | None = None  # what its user allows; None: what the deployment does
     setup_script: str | None = None
     deadline_at: datetime | None = None
     cancel_requested: bool = False
@@ -112,7 +119,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """A step that ends the run. `message` becomes the assistant's chat message; `result` is kept in any status."""
+    """A step that ends the run. `message` becomes the assistant's chat message; `result` is kept in any status.
+
+    `keep_sandbox_s`: so many seconds the sandbox is kept for a follow-up; 0 has it killed.
+    """
 
     status: RunStatus
     error_code: str | None = None
@@ -120,6 +130,7 @@ class Finish:
     message: str = ""
     result: Result | None = None
     events: tuple[Event, ...] = ()
+    keep_sandbox_s: int = 0
 
 
 Outcome = Advance | Finish

@@ -52,6 +52,15 @@ class Sealed:
     alg: str
 
 
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A git token that only the executor can open; `hint` is how its owner recognises it."""
+
+    id: str
+    sealed: Sealed
+    hint: str | None
+
+
 def hint_of(secret: Secret) -> str | None:
     """The last four characters, for a person to recognise a token by; None when that would give much of it away."""
     value = secret.reveal()

@@ -20,6 +20,8 @@ BODIES = {
         "prompt": "p", "repo_url": "https://github.com/o/r", "github_token": "t", "project_id": v.project_id,
         "user_id": v.id,
     },
+    "retryTask": lambda v: {"github_token": "t", "user_id": v.id},
+    "followUpTask": lambda v: {"prompt": "p", "github_token": "t", "user_id": v.id},
     "addChatMessage": lambda v: {"content": "c", "user_id": v.id},
     "validateToken": lambda v: {"github_token": "t", "repo_url": "https://github.com/o/r"},
     "createPullRequest": lambda v: {"github_token": "t"},

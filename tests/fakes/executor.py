@@ -16,7 +16,7 @@ from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
-from shared.domain.ports import NewTask, Row
+from shared.domain.ports import NewTask, Row, StartedRun
 from shared.domain.run import AgentName, Phase
 from shared.domain.secret import SealedFor, Secret
 from tests.fakes.clock import FakeClock
@@ -34,7 +34,6 @@ SESSION = "519dc8ef-9fd2-4fb1-83ec-4923649de7c0"
 VISIBILITY_S = 720  # of the task queue in template.yaml
 MAX_RECEIVES = 5
 REAPER_EVERY_S = 60
-MAX_EVENTS = 2000  # deliveries and reaper runs of one story; a healthy one needs far fewer
 
 SETTINGS = ExecutorSettings.from_env(
     {
@@ -48,6 +47,7 @@ SETTINGS = ExecutorSettings.from_env(
         "OPENAI_API_KEY": OPENAI_KEY,
         "CLAUDE_MODEL": "claude-opus-5-5",
         "CODEX_MODEL": "gpt-6.1-sol",
+        "FOLLOW_UP_WINDOW_S": "600",  # a story lasts until nobody needs its sandboxes
     }
 )
 
@@ -112,6 +112,10 @@ def collects(result: dict) -> Script:
     return Script(ends_at=1, output=((1, json_lines(report)),), writes={"result.json": raw})
 
 
+def forgets(**report) -> Script:
+    return Script(ends_at=1, output=((1, json_lines({"ok": True, "changed": 0} | report)),))
+
+
 def prints(*objects: dict, at: float = 5, **changes) -> Script:
     """A job that prints JSON lines, one every second up to its end at `at` seconds."""
     first = at - len(objects) + 1
@@ -125,6 +129,7 @@ def good_scripts() -> dict[str, Script]:
         "clone": cloned(),
         "setup": Script(ends_at=2, output=((1, b"installing\n"), (2, b"installed\n"))),
         "agent": prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=40),
+        "forget": forgets(),
         "collect": collects(collected(changed_file("new.txt"))),
     }
 
@@ -153,18 +158,21 @@ class World:
     waiting: list = field(default_factory=list)  # heap of (due, order, message, times received)
     order: itertools.count = field(default_factory=itertools.count)
     forgives: tuple[type[BaseException], ...] = (Unavailable,)  # what an invocation may raise; else the test fails
+    patience: int = 2000  # deliveries and reaper runs of one story; one of some minutes needs far fewer
 
     def __post_init__(self) -> None:
         self.database = FakeRunDatabase(self.clock)
         self.queue = FakeRunQueue()
-        self.sandboxes = FakeSandboxes(self.clock, self.scripts)
+        self.sandboxes = FakeSandboxes(self.clock, self.scripts, lease_s=SETTINGS.sandbox_lease_s)
         self.box = LocalBox.from_ring(SETTINGS.secrets_master_keys)
         self.store = self.database.store(lease_s=SETTINGS.step_lease_s, run_timeout_s=SETTINGS.run_timeout_s)
         self.ports = make_ports(self)
 
     # --- arranging
 
-    def start(self, *, token: str | None = GIT_TOKEN, user_id: str | None = None, setup_script=None, **changes):
+    def start(
+        self, *, token: str | None = GIT_TOKEN, user_id: str | None = None, setup_script=None, env=None, **changes
+    ):
         """A task whose first message is in the queue; the message."""
         user_id, credential_id = user_id or str(uuid.uuid4()), str(uuid.uuid4())
         sealed = token and self.box.seal(Secret(token), SealedFor(user_id=user_id, kind="git_token", id=credential_id))
@@ -180,8 +188,23 @@ class World:
             idempotency_key=None,
             trace_id="trace-1",
         )
-        started = self.database.create_task(user_id, replace(task, **changes), setup_script=setup_script)
+        task = replace(task, **changes)
+        started = self.database.create_task(user_id, task, setup_script=setup_script, project_env=env)
         message = RunMessage(task_id=started.task_id, run_id=started.run_id, seq=0, user_id=user_id, trace_id="trace-1")
+        self.queue.send(message)
+        return message
+
+    def follow_up(self, prompt: str = "and now this") -> RunMessage:
+        """Another prompt for the last run's task; the message."""
+        return self._send(self.database.follow_up(self.run_row["task_id"], prompt))
+
+    def retry(self) -> RunMessage:
+        """The last run's task again; the message."""
+        return self._send(self.database.retry(self.run_row["task_id"]))
+
+    def _send(self, started: StartedRun) -> RunMessage:
+        user_id = self.database.runs[started.run_id]["user_id"]
+        message = RunMessage(task_id=started.task_id, run_id=started.run_id, seq=0, user_id=user_id)
         self.queue.send(message)
         return message
 
@@ -205,10 +228,15 @@ class World:
             self.deliver()
         return self.run_row
 
+    def run_to_end(self) -> None:
+        """Deliver messages until the last run has ended, and no longer: its sandbox may be there still."""
+        while self._alive():
+            self.deliver()
+
     def run(self, *, after_each: Callable[[], None] = lambda: None) -> None:
         """Live until nothing is left to do. An invocation that raises has its message delivered again."""
         reaper_at = self.clock.now
-        for _ in range(MAX_EVENTS):
+        for _ in range(self.patience):
             self._take_sent()
             if not self.waiting and not self._alive() and not self.sandboxes.boxes:
                 return

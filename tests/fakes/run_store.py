@@ -4,20 +4,22 @@ import itertools
 import json
 import math
 import uuid
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from shared.domain.errors import InvalidInput, TooMany
 from shared.domain.messages import RunMessage
-from shared.domain.ports import Claim, ClaimOutcome, NewTask, Row, StartedRun
-from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunStatus, check_phase
+from shared.domain.ports import Claim, ClaimOutcome, NewTask, OwnersEnvironment, Row, StartedRun
+from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunKind, RunStatus, check_phase
 from shared.domain.secret import Sealed
 from tests.fakes.clock import FakeClock
 from tests.fakes.task_store import EMPTY_TASK
 
 ALIVE = {RunStatus.QUEUED, RunStatus.RUNNING}
 CREDENTIAL_LIFE = timedelta(days=2)
+NEVER = datetime.max.replace(tzinfo=UTC)  # the next_check_at of a run that sleeps
 # What a step may change; other keys of its changes are ignored, as advance_run does.
 STEP_COLUMNS = {
     "phase",
@@ -59,14 +61,21 @@ class FakeRunDatabase:
     credentials: dict[str, Row] = field(default_factory=dict)
     preferences: dict[str, object] = field(default_factory=dict)  # by user
     limits: dict[str, int] = field(
-        default_factory=lambda: {"active_per_user": 50, "running_per_user": 10, "running_in_all": 100}
+        default_factory=lambda: {
+            "active_per_user": 50,
+            "running_per_user": 10,
+            "running_in_all": 100,
+            "started_per_second": 5,
+        }
     )
     ids: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def store(self, *, lease_s: int = 150, run_timeout_s: int = 3300) -> "FakeRunStore":
         return FakeRunStore(self, lease_s, run_timeout_s)
 
-    def create_task(self, user_id: str, task: NewTask, *, setup_script: str | None = None) -> StartedRun:
+    def create_task(
+        self, user_id: str, task: NewTask, *, setup_script: str | None = None, project_env: object = None
+    ) -> StartedRun:
         task_id = next(self.ids)
         self.tasks[task_id] = EMPTY_TASK | {
             "id": task_id,
@@ -75,6 +84,7 @@ class FakeRunDatabase:
             "repo_url": task.repo_url,
             "target_branch": task.branch,
             "setup_script": setup_script,  # of the project
+            "project_env": project_env,
             "chat_messages": [self._chat_message("user", task.prompt)],
         }
         if task.credential:
@@ -86,10 +96,26 @@ class FakeRunDatabase:
         return self._insert_run(self.tasks[task_id], task.prompt, task.credential and task.credential_id, task)
 
     def retry(self, task_id: int) -> StartedRun:
+        return self._create_run(task_id, RunKind.RETRY)
+
+    def follow_up(self, task_id: int, prompt: str) -> StartedRun:
+        task = self.tasks[task_id]
+        task["chat_messages"] = [*task["chat_messages"], self._chat_message("user", prompt)]
+        return self._create_run(task_id, RunKind.FOLLOW_UP, prompt)
+
+    def _create_run(self, task_id: int, kind: RunKind, prompt: str | None = None) -> StartedRun:
         task = self.tasks[task_id]
         task |= {"status": "pending", "error": None, "completed_at": None}
         last = [run for run in self.runs.values() if run["task_id"] == task_id][-1]
-        return self._insert_run(task, last["prompt"], None, None, kind="retry")
+        started = self._insert_run(task, prompt or last["prompt"], None, None, kind=kind)
+        run, goes_on = self.runs[started.run_id], kind is RunKind.FOLLOW_UP
+        run["base_commit"] = task["execution_metadata"].get("base_commit") if goes_on else None
+        run["max_cost_usd"] = last["max_cost_usd"]
+        if last["kept_until"] and last["kept_until"] > self.now():
+            run["sandbox_id"], last["kept_until"] = last["sandbox_id"], None
+            if goes_on:
+                run |= {name: last[name] for name in ("agent_session_id", "reader_state")}
+        return started
 
     def request_cancel(self, task_id: int) -> None:
         [run] = [r for r in self.runs.values() if r["task_id"] == task_id and r["status"] in ALIVE]
@@ -121,6 +147,7 @@ class FakeRunDatabase:
             "prompt": prompt,
             "agent": AgentName(task["agent"]),
             "model": new.model if new else None,
+            "max_cost_usd": new.max_cost_usd if new else None,
             "trace_id": new.trace_id if new else None,
             "git_credential_id": credential_id,
             "status": RunStatus.QUEUED,
@@ -131,6 +158,8 @@ class FakeRunDatabase:
             "lease_until": None,
             "next_check_at": self.now(),
             "cancel_requested_at": None,
+            "asked_at": None,
+            "kept_until": None,
             "created_at": self.now(),
             "finished_at": None,
         }
@@ -139,6 +168,10 @@ class FakeRunDatabase:
 
     def _chat_message(self, role: str, content: str) -> Row:
         return {"role": role, "content": content, "timestamp": self.now().isoformat()}
+
+
+def _message(row: Row) -> RunMessage:
+    return RunMessage(run_id=row["id"], **{name: row[name] for name in ("task_id", "seq", "user_id", "trace_id")})
 
 
 @dataclass
@@ -162,8 +195,14 @@ class FakeRunStore:
                 return Claim(ClaimOutcome.OVERDUE, seq=row["seq"])
             return Claim(ClaimOutcome.STALE)
         if row["status"] is RunStatus.QUEUED and row["cancel_requested_at"] is None:
-            if self._is_full(row["user_id"]):
-                wait_s = min(30, 2 + int((now - row["created_at"]).total_seconds()) // 10)
+            row["asked_at"] = row["asked_at"] or now
+            if row not in (front := self._next_to_start()):
+                row["next_check_at"] = NEVER
+                return Claim(ClaimOutcome.WAITING)
+            second_ago, per_second = now - timedelta(seconds=1), self.database.limits["started_per_second"]
+            started = [r["started_at"] for r in self.database.runs.values() if r["started_at"]]
+            if sum(at > second_ago for at in started) >= per_second:
+                wait_s = 1 + front.index(row) // per_second
                 row["next_check_at"] = now + timedelta(seconds=wait_s)
                 return Claim(ClaimOutcome.WAITING, retry_in_s=wait_s)
             self._admit(row)
@@ -196,6 +235,7 @@ class FakeRunStore:
             return False
         ended = {"status": RunStatus(end.status), "phase": Phase.DONE, "finished_at": self._now}
         row |= ended | {"error_code": end.error_code, "error": end.error}
+        row["kept_until"] = self._now + timedelta(seconds=end.keep_sandbox_s) if end.keep_sandbox_s else None
         row |= {"seq": row["seq"] + 1, "lease_until": None}
         task = self.database.tasks[run.task_id]
         task |= {"status": str(end.status), "error": end.error, "completed_at": self._now.isoformat()}
@@ -218,18 +258,26 @@ class FakeRunStore:
         due = sorted(rows, key=lambda r: r["next_check_at"])[:limit]
         for row in due:
             row["next_check_at"] = self._now
-        names = ("task_id", "seq", "user_id", "trace_id")
-        return [RunMessage(run_id=row["id"], **{name: row[name] for name in names}) for row in due]
+        return [_message(row) for row in due]
 
-    def live(self, run_ids: Collection[str]) -> set[str]:
-        return {i for i in run_ids if i in self.database.runs and self.database.runs[i]["status"] in ALIVE}
+    def needed(self, sandboxes: Mapping[str, str]) -> set[str]:
+        rows = self.database.runs
+        alive = {run_id for run_id, row in rows.items() if row["status"] in ALIVE}
+        kept = {run_id for run_id, row in rows.items() if row["kept_until"] and row["kept_until"] > self._now}
+        theirs = {rows[run_id]["sandbox_id"] for run_id in alive | kept}
+        return {sandbox for sandbox, run_id in sandboxes.items() if run_id in alive or sandbox in theirs}
+
+    def saved_patch(self, run: Run) -> str | None:
+        task = self.database.tasks[run.task_id]
+        return task["git_patch"] or (None if task["changed_files"] else "")
 
     def git_credential(self, run: Run) -> Sealed | None:
         row = self.database.credentials.get(run.git_credential_id or "")
         return row["sealed"] if row and row["user_id"] == run.user_id else None
 
-    def preferences(self, run: Run) -> object:
-        return self.database.preferences.get(run.user_id) or {}
+    def environment(self, run: Run) -> OwnersEnvironment:
+        project_env = self.database.tasks[run.task_id]["project_env"]
+        return OwnersEnvironment(self.database.preferences.get(run.user_id) or {}, project_env or {})
 
     def expire_credentials(self) -> int:
         ended = {r["git_credential_id"] for r in self.database.runs.values() if r["status"] not in ALIVE}
@@ -240,12 +288,29 @@ class FakeRunStore:
     def _now(self) -> datetime:
         return self.database.now()
 
-    def _is_full(self, user_id: str) -> bool:
-        running, limits = {RunStatus.RUNNING}, self.database.limits
-        return (
-            self.database.active(running) >= limits["running_in_all"]
-            or self.database.active(running, user_id) >= limits["running_per_user"]
-        )
+    def wake(self) -> list[RunMessage]:
+        front = self._next_to_start()
+        sleeping = [r for r in self.database.runs.values() if r["status"] is RunStatus.QUEUED]
+        sleeping = [r for r in sleeping if r["next_check_at"] == NEVER and (r["cancel_requested_at"] or r in front)]
+        for row in sleeping:
+            row["next_check_at"] = self._now
+        return [_message(row) for row in sleeping]
+
+    def _next_to_start(self) -> list[Row]:
+        """As many of the line as there are free sandboxes: one after the other, from whoever has the fewest by then."""
+        limits, rows = self.database.limits, list(self.database.runs.values())
+        sandboxes = Counter(row["user_id"] for row in rows if row["status"] is RunStatus.RUNNING)
+        line = [r for r in rows if r["status"] is RunStatus.QUEUED and r["asked_at"] and not r["cancel_requested_at"]]
+        front: list[Row] = []
+        while sandboxes.total() < limits["running_in_all"]:
+            line = [row for row in line if sandboxes[row["user_id"]] < limits["running_per_user"]]
+            if not line:
+                break
+            # Of one moment, as everything is while a test's clock stands still: the one that was put in first.
+            front.append(min(line, key=lambda row: (sandboxes[row["user_id"]], row["created_at"])))
+            line.remove(front[-1])
+            sandboxes[front[-1]["user_id"]] += 1
+        return front
 
     def _admit(self, row: Row) -> None:
         row |= {"status": RunStatus.RUNNING, "phase": Phase.PROVISIONING, "started_at": self._now}

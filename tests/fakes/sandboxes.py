@@ -5,9 +5,9 @@ The jobs answer like sandbox/supervisor.py; both pass tests/integration/test_job
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from functions.executor.errors import CommandFailed, SandboxGone
 from functions.executor.ports import SandboxInfo
@@ -17,6 +17,7 @@ from tests.fakes.clock import FakeClock
 
 TERMINATED = 128 + 15
 STDERR_TAIL_BYTES = 4096
+NEVER = datetime.max.replace(tzinfo=UTC)
 UNLIMITED = {"timeout_s": None, "idle_timeout_s": None, "max_output_bytes": 0}
 
 
@@ -34,6 +35,7 @@ class Script:
     stderr: str = ""
     writes: Mapping[str, bytes] = field(default_factory=dict)
     crashes_at: float | None = None
+    diary: tuple[tuple[float, str], ...] = ()  # lines, as a look that asks for the diary finds them
 
 
 @dataclass
@@ -43,7 +45,7 @@ class FakeJob:
     script: Script
     limits: Mapping[str, object]
     started_at: datetime
-    now: FakeClock
+    now: Callable[[], datetime]
     stopped_after: float | None = None
     tidied: bool = False  # it crashed, and somebody has stopped it since
 
@@ -81,6 +83,10 @@ class FakeJob:
         until = min(self.age, self.end[0]) if self.end else self.age
         return b"".join(data for at, data in self.script.output if at <= until)
 
+    def note(self, word: str) -> str | None:
+        until = min(self.age, self.end[0]) if self.end else self.age
+        return next((line for at, line in reversed(self.script.diary) if at <= until and word in line), None)
+
     def _too_much_output_at(self) -> float | None:
         total = 0
         for at, data in self.script.output:
@@ -102,18 +108,30 @@ class FakeJob:
 
 @dataclass
 class FakeSandbox:
-    """One sandbox, running or paused."""
+    """One sandbox, running or paused. After its lease it pauses: its jobs stand still until somebody attaches."""
 
     id: str
     run_id: str
     started_at: datetime
     scripts: dict[str, Script]
     now: FakeClock
+    lease_until: datetime = NEVER
     paused: bool = False
+    slept: timedelta = timedelta()
     files: dict[str, bytes] = field(default_factory=dict)
     uploads: list[tuple[str, bytes]] = field(default_factory=list)  # everything that ever came in
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
+
+    def clock(self) -> datetime:
+        """Time as its jobs see it."""
+        return self.now() - self.slept
+
+    def lease(self, seconds: float) -> None:
+        """Wake it if it sleeps, and let it live so long from now."""
+        self.slept += max(self.now() - self.lease_until, timedelta())
+        self.lease_until = self.now() + timedelta(seconds=seconds)
+        self.paused = False
 
     def file(self, *parts: str) -> bytes:
         return self.files["/".join(("runs", self.run_id, *parts))]
@@ -137,6 +155,7 @@ class FakeSandboxes:
     killed: list[str] = field(default_factory=list)
     last: FakeSandbox | None = None  # the one created last, also when it is gone
     down: Exception | None = None
+    lease_s: float = 900
 
     def find(self, run_id: str) -> str | None:
         self._answer()
@@ -145,19 +164,24 @@ class FakeSandboxes:
     def create(self, run: Run) -> str:
         self._answer()  # a second one for the same run: how long E2B remembers the idempotency key is not known
         self.created.append(f"sbx{len(self.created) + 1}")
-        self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now)
+        lease_until = self.now() + timedelta(seconds=self.lease_s)
+        self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now, lease_until)
         self.boxes[self.last.id] = self.last
         return self.last.id
 
     def attach(self, sandbox_id: str) -> "FakeWorkbench":
         self._answer()
-        self._box(sandbox_id).paused = False
+        self._box(sandbox_id).lease(self.lease_s)
         return FakeWorkbench(self, sandbox_id)
 
     def kill(self, sandbox_id: str) -> None:
         self._answer()
         if self.boxes.pop(sandbox_id, None):
             self.killed.append(sandbox_id)
+
+    def pause(self, sandbox_id: str) -> None:
+        box = self._box(sandbox_id)
+        box.lease_until, box.paused = min(box.lease_until, self.now()), True
 
     def list_ours(self) -> Iterator[SandboxInfo]:
         self._answer()
@@ -202,7 +226,10 @@ class FakeWorkbench:
         self._wait(job_dir, float(options.get("--wait-s", 0)))
         self._settle(job_dir)
         offset, limit = int(options.get("--offset", 0)), int(options.get("--max-bytes", 256 * 1024))
-        return json.dumps(_look(box.jobs.get(job_dir), offset, limit))
+        answer = _look(box.jobs.get(job_dir), offset, limit)
+        if "--diary" in options and job_dir in box.jobs:
+            answer["diary"] = box.jobs[job_dir].note(options["--diary-word"])
+        return json.dumps(answer)
 
     @property
     def _box(self) -> FakeSandbox:
@@ -216,12 +243,12 @@ class FakeWorkbench:
         for secrets in filter(None, (limits["secret_env_file"], limits["secret_home_file"])):
             del box.files[f"{job_dir}/{secrets}"]
         script = box.scripts[job_dir.rpartition("/")[2]]
-        box.jobs[job_dir] = FakeJob(script, limits, box.now(), box.now)
+        box.jobs[job_dir] = FakeJob(script, limits, box.clock(), box.clock)
 
     def _stop(self, job_dir: str) -> None:
         box = self._box
         if job_dir not in box.jobs:  # one that never ran can never start
-            box.jobs[job_dir] = FakeJob(Script(ends_at=None), UNLIMITED, box.now(), box.now)
+            box.jobs[job_dir] = FakeJob(Script(ends_at=None), UNLIMITED, box.clock(), box.clock)
         job = box.jobs[job_dir]
         if job.crashed or job.limits is UNLIMITED:
             job.tidied = True

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from shared.domain.errors import Conflict, NotFound, TooMany
-from shared.domain.ports import LiveLog, NewTask, Row, StartedRun, TaskFilter, TaskPage
+from shared.domain.ports import CancelledRun, LiveLog, NewRun, NewTask, Row, StartedRun, TaskFilter, TaskPage
+from shared.domain.run import RunKind
 from shared.domain.task import ENDED
+from shared.domain.usage import totals
 
 MAX_PAGE_BYTES, MAX_CHAT_BYTES = 6_000_000, 2_000_000
 
@@ -54,10 +56,14 @@ class FakeDatabase:
 
     tasks: dict[int, Row] = field(default_factory=dict)
     events: list[Row] = field(default_factory=list)
-    credentials: dict[str, NewTask] = field(default_factory=dict)
-    runs: dict[tuple[str, str | None], StartedRun] = field(default_factory=dict)
+    credentials: dict[str, NewTask | NewRun] = field(default_factory=dict)
+    runs: dict[tuple[str, str | None], StartedRun] = field(default_factory=dict)  # by whose and which idempotency key
+    newest_runs: dict[int, StartedRun] = field(default_factory=dict)  # by task
+    cancelled: set[str] = field(default_factory=set)
+    at_work: set[str] = field(default_factory=set)  # runs whose step somebody is taking
     request_hashes: dict[tuple[str, str | None], str | None] = field(default_factory=dict)
     starts: list[tuple[str, datetime]] = field(default_factory=list)
+    usages: dict[int, list[Row]] = field(default_factory=dict)  # of the runs, by task
     projects: dict[int, Row] = field(default_factory=dict)
     active_per_user: int = 50
     started_per_hour: int = 100
@@ -78,6 +84,12 @@ class FakeDatabase:
         self.tasks[task_id] |= {"id": task_id, "user_id": user_id}
         self.tasks[task_id]["has_patch"] = bool(self.tasks[task_id]["git_patch"])
         return task_id
+
+    def add_run(self, task_id: int, seq: int = 0) -> StartedRun:
+        run = StartedRun(task_id=task_id, run_id=str(uuid.uuid4()), seq=seq, created=True)
+        self.newest_runs.pop(task_id, None)  # it goes to the end of the queue
+        self.newest_runs[task_id] = run
+        return run
 
     def add_event(self, task_id: int, kind: str, payload: dict) -> None:
         seq = 1 + max((e["seq"] for e in self.events if e["task_id"] == task_id), default=0)
@@ -109,10 +121,49 @@ class FakeTaskStore:
         )
         db.add_event(task_id, "phase", {"phase": "queued"})
         db.credentials[task.credential_id] = task
-        run = StartedRun(task_id=task_id, run_id=str(uuid.uuid4()), seq=0, created=True)
-        db.runs[key] = run
+        db.runs[key] = run = db.add_run(task_id)
         db.request_hashes[key] = task.request_hash
         return run
+
+    def create_run(self, run: NewRun) -> StartedRun:
+        db, key = self.database, (self.user_id, run.idempotency_key)
+        task = self.get(run.task_id, owner_id=self.user_id)
+        if run.idempotency_key and key in db.runs:
+            if run.request_hash != db.request_hashes[key]:
+                raise Conflict("Something else was asked under this key.", code="idempotency_key_reused")
+            return replace(db.runs[key], created=False)
+        if task["status"] not in ENDED:
+            raise Conflict("The task is being worked on.", code="run_active")
+        if run.kind is RunKind.RETRY and run.task_id not in db.newest_runs:
+            raise Conflict("The task has never been run here.", code="nothing_to_retry")
+        if run.kind is RunKind.FOLLOW_UP:
+            self.append_chat_message(run.task_id, "user", run.prompt)
+        self._admit_start(datetime.now(UTC))
+        db.tasks[run.task_id] |= {"status": "pending", "error": None, "completed_at": None}
+        if run.token:
+            db.credentials[run.token.id] = run
+        db.runs[key] = started = db.add_run(run.task_id)
+        db.request_hashes[key] = run.request_hash
+        return started
+
+    def request_cancel(self, task_id: int) -> CancelledRun:
+        if self.get(task_id, owner_id=self.user_id)["status"] in ENDED:
+            raise Conflict("The task has ended already.", code="task_ended")
+        run = self.database.newest_runs[task_id]
+        self.database.cancelled.add(run.run_id)
+        return CancelledRun(run_id=run.run_id, seq=run.seq, at_work=run.run_id in self.database.at_work)
+
+    def run_progress(self, task_id: int) -> Row:
+        db, run = self.database, self.database.newest_runs.get(task_id)
+        if run is None or db.tasks[task_id]["user_id"] != self.user_id:
+            return {"run_id": None, "phase": None, "queue_position": None}
+        status = db.tasks[task_id]["status"]
+        queued = [i for i in db.newest_runs if db.tasks[i]["status"] == "pending"]
+        return {
+            "run_id": run.run_id,
+            "phase": {"pending": "queued", "running": "agent"}.get(status),
+            "queue_position": queued.index(task_id) if status == "pending" else None,
+        }
 
     def _admit_start(self, now: datetime) -> None:
         db = self.database
@@ -131,7 +182,7 @@ class FakeTaskStore:
         row = self.database.tasks.get(task_id)
         if row is None or not row["user_id"] == self.user_id == owner_id:
             raise NotFound("Task not found")
-        return dict(row)
+        return row | {"usage": totals(self.database.usages.get(task_id, []))}
 
     def get_columns(self, task_id: int, columns: Collection[str], *, owner_id: str) -> Row:
         row = self.get(task_id, owner_id=owner_id)

@@ -43,7 +43,9 @@ def postgres_server():
 @pytest.fixture(scope="session")
 def postgres_dsn(postgres_server):
     """A database with our migrations, shared by all tests of the session: use your own users and rows."""
-    return _copy(postgres_server.dsn)
+    dsn = _copy(postgres_server.dsn)
+    _execute(dsn, "update run_limits set started_per_second = 1000, running_in_all = 10000")  # of all tests together
+    return dsn
 
 
 @pytest.fixture(scope="session")

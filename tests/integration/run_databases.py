@@ -79,9 +79,25 @@ class RealDatabase(_Handles):
         user_id = user_id or self.new_user()
         return user_id, SupabaseTaskStore(self.client_of(user_id)).create(new_task(**changes))
 
+    def start_in_project(self, **settings):
+        user_id = self.new_user()
+        [(project,)] = self.sql(
+            "insert into projects (user_id, repo_url, repo_name, repo_owner, name, settings) "
+            "values (%s, 'u', 'r', 'o', 'n', %s::jsonb) returning id",
+            *(user_id, json.dumps(settings)),
+        )
+        return self.start(user_id, project_id=project)
+
     def retry(self, user_id, started):
         arguments = {"p_task_id": started.task_id, "p_kind": "retry"}
         return StartedRun(**self.client_of(user_id).rpc("create_run", arguments).execute().data)
+
+    def follow_up(self, user_id, started):
+        arguments = {"p_task_id": started.task_id, "p_kind": "follow_up", "p_prompt": "more"}
+        return StartedRun(**self.client_of(user_id).rpc("create_run", arguments).execute().data)
+
+    def end_of_keeping(self, started):
+        self.sql("update runs set kept_until = now() where id = %s", started.run_id)
 
     def cancel(self, user_id, started):
         self.client_of(user_id).rpc("request_cancel", {"p_task_id": started.task_id}).execute()
@@ -137,8 +153,18 @@ class FakeDatabase(_Handles):
         user_id = user_id or self.new_user()
         return user_id, self.rows.create_task(user_id, new_task(**changes))
 
+    def start_in_project(self, *, env):
+        user_id = self.new_user()
+        return user_id, self.rows.create_task(user_id, new_task(), project_env=stored(env))
+
     def retry(self, user_id, started):
         return self.rows.retry(started.task_id)
+
+    def follow_up(self, _user_id, started):
+        return self.rows.follow_up(started.task_id, "more")
+
+    def end_of_keeping(self, started):
+        self.rows.runs[started.run_id]["kept_until"] = self.rows.now()
 
     def cancel(self, user_id, started):
         self.rows.request_cancel(started.task_id)

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
 import pytest
-from e2b import Sandbox
+from e2b import Sandbox, SandboxState
 
 from functions.executor.errors import CommandFailed, SandboxGone
 from functions.executor.jobs import JobSpec, RunFolder
@@ -156,6 +157,22 @@ def test_attaching_extends_the_lease(sandboxes):
     assert (Sandbox.get_info(created).end_at - before).total_seconds() > LEASE_S / 2
 
 
+def test_a_sandbox_that_is_looked_at_outlives_its_lease_and_one_that_is_not_pauses(server):
+    sandboxes = e2b(lease_s=2)
+    looked_at, forgotten = sandboxes.create(new_run()), sandboxes.create(new_run())
+    started_at = Sandbox.get_info(looked_at).started_at
+
+    for _ in range(8):
+        time.sleep(0.5)
+        sandboxes.attach(looked_at)
+
+    assert {info.sandbox_id: info.state for info in all_sandboxes()} == {
+        looked_at: SandboxState.RUNNING,
+        forgotten: SandboxState.PAUSED,
+    }
+    assert Sandbox.get_info(looked_at).started_at == started_at  # it has not been resumed in between
+
+
 def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):
     run = new_run()
     created = sandboxes.create(run)
@@ -164,6 +181,18 @@ def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):
     assert sandboxes.find(run.id) == created
 
     assert sandboxes.attach(created).read("kept") == b"still here"
+
+
+def test_pausing_twice_is_as_good_as_once_and_one_that_is_gone_cannot_be(sandboxes):
+    run = new_run()
+    created = sandboxes.create(run)
+
+    sandboxes.pause(created)
+    sandboxes.pause(created)
+    assert sandboxes.find(run.id) == created
+    sandboxes.kill(created)
+    with pytest.raises(SandboxGone):
+        sandboxes.pause(created)
 
 
 def test_a_sandbox_that_was_killed_is_gone(sandboxes):

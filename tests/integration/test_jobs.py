@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from functions.executor.agents import Diary
 from functions.executor.errors import CommandFailed
 from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, JobSpec, RunFolder
 from shared.domain.run import Phase
@@ -111,6 +112,38 @@ def test_a_job_that_nobody_started_is_absent(jobs):
 
     assert (state.absent, state.over, state.more) == (True, False, False)
     assert (state.offset, state.chunk, state.output_bytes) == (0, b"", 0)
+
+
+def test_a_look_finds_the_last_line_of_the_diary_that_a_program_keeps_below_its_home(jobs):
+    write = "mkdir -p .x/a; printf 'count 1\\nother\\ncount 2\\nother\\ncount' > .x/a/log-1; sleep 60"
+    diary = Diary(".x/*/log-*", "count")
+    lines = ((0, "count 1"), (0, "other"), (0, "count 2"), (0, "other"))
+    assert jobs.look(diary=diary).note is None
+    jobs.start(write, Script(ends_at=60, diary=lines), wait_s=1)
+
+    assert jobs.look(diary=diary).note == "count 2"
+    assert jobs.look(diary=Diary(".x/*/log-*", "unheard")).note is None
+    assert jobs.look().note is None
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        "ln -s ../secret .x/log-1",
+        "mkfifo .x/log-1",
+        "mkdir .x/log-1",
+        "echo count > .x/log-1; chmod 0 .x/log-1; rm .x/log-1",
+        "head -c 3000000 /dev/zero > .x/log-1",
+        "for n in $(seq 300); do ln -s ../secret .x/log-$n; done",
+    ],
+)
+def test_whatever_an_agent_plants_in_the_place_of_its_diary_is_not_read(tmp_path, plant):
+    (tmp_path / "secret").write_text("count of root\n")
+    jobs = Jobs(FolderWorkbench(tmp_path), {})
+    jobs.folder.install()
+    jobs.start(f"mkdir .x; {plant}", Script())
+
+    assert jobs.look(diary=Diary(".x/log-*", "count")).note is None
 
 
 def test_a_job_that_ended_tells_how(jobs):

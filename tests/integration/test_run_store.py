@@ -126,8 +126,7 @@ def test_admission_waits_for_the_users_own_and_for_the_global_limit(own_db):
     running = own_db.runs.claim(own_db.message(user_id, first)).run
 
     waiting = own_db.runs.claim(own_db.message(user_id, second))
-    assert waiting.outcome is ClaimOutcome.WAITING
-    assert 2 <= waiting.retry_in_s <= 30
+    assert (waiting.outcome, waiting.retry_in_s) == (ClaimOutcome.WAITING, None)
     assert own_db.runs.claim(own_db.message(other, third)).outcome is ClaimOutcome.CLAIMED
     assert own_db.runs.claim(own_db.message(last, fourth)).outcome is ClaimOutcome.WAITING
 
@@ -231,12 +230,85 @@ def test_a_run_that_a_worker_holds_is_not_overdue(own_db):
     assert own_db.runs.due(grace_s=60, limit=10) == []
 
 
-def test_only_runs_that_have_not_ended_are_live(db):
+def test_sandboxes_of_runs_that_have_not_ended_are_needed(db):
     alive, dead = db.claimed(), db.claimed()
     db.runs.finish(dead, Finish(status=RunStatus.CANCELLED))
+    sandboxes = {"a": alive.id, "b": dead.id, "c": str(uuid.uuid4()), "d": "no-uuid", "e": ""}
 
-    assert db.runs.live({alive.id, dead.id, str(uuid.uuid4()), "no-uuid"}) == {alive.id}
-    assert db.runs.live(set()) == set()
+    assert db.runs.needed(sandboxes) == {"a"}
+    assert db.runs.needed({}) == set()
+
+
+def in_sandbox(db, sandbox_id, **kept):
+    """A task whose first run has ended with a result, in this sandbox."""
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    reader_state = {"session_id": "s", "workdir": "/w"}
+    changes = {"sandbox_id": sandbox_id, "agent_session_id": "s", "reader_state": reader_state}
+    seq = db.runs.advance(run, Advance(changes=changes))
+    run = db.runs.claim(db.message(user_id, started, seq)).run
+    result = Result(
+        commit_hash="c", diff="d", patch="p", changed_files=("f",), files=(), metadata={"base_commit": "b" * 40}
+    )
+    assert db.runs.finish(run, Finish(status=RunStatus.COMPLETED, result=result, **kept))
+    return user_id, started
+
+
+def next_run(db, user_id, started):
+    return db.runs.claim(db.message(user_id, started)).run
+
+
+def test_a_kept_sandbox_is_needed_until_its_time_is_over(db):
+    sandbox_id = str(uuid.uuid4())
+    _, started = in_sandbox(db, sandbox_id, keep_sandbox_s=600)
+    assert db.runs.needed({sandbox_id: started.run_id}) == {sandbox_id}
+
+    db.end_of_keeping(started)
+    assert db.runs.needed({sandbox_id: started.run_id}) == set()
+
+
+def test_a_follow_up_takes_over_sandbox_session_and_base(db):
+    sandbox_id = str(uuid.uuid4())
+    user_id, first = in_sandbox(db, sandbox_id, keep_sandbox_s=600)
+
+    run = next_run(db, user_id, db.follow_up(user_id, first))
+
+    assert (run.kind, run.prompt, run.base_commit) == ("follow_up", "more", "b" * 40)
+    assert (run.sandbox_id, run.agent_session_id, run.reader_state["workdir"]) == (sandbox_id, "s", "/w")
+    assert db.runs.needed({sandbox_id: first.run_id}) == {sandbox_id}
+    assert db.runs.saved_patch(run) == "p"
+    assert db.task(first)["chat_messages"][-1]["content"] == "more"
+    db.runs.finish(run, Finish(status=RunStatus.FAILED))
+    assert db.runs.needed({sandbox_id: first.run_id}) == set()
+
+
+def test_a_follow_up_after_the_time_is_over_has_only_the_base(db):
+    user_id, first = in_sandbox(db, str(uuid.uuid4()), keep_sandbox_s=600)
+    db.end_of_keeping(first)
+
+    run = next_run(db, user_id, db.follow_up(user_id, first))
+
+    assert (run.sandbox_id, run.agent_session_id, run.reader_state) == (None, None, {})
+    assert run.base_commit == "b" * 40
+
+
+def test_a_retry_takes_over_the_sandbox_only_to_end_it(db):
+    sandbox_id = str(uuid.uuid4())
+    user_id, first = in_sandbox(db, sandbox_id, keep_sandbox_s=600)
+
+    run = next_run(db, user_id, db.retry(user_id, first))
+
+    assert (run.kind, run.prompt, run.sandbox_id) == ("retry", "make it so", sandbox_id)
+    assert (run.agent_session_id, run.base_commit, run.reader_state) == (None, None, {})
+
+
+def test_a_patch_that_was_too_large_is_told_from_none(db):
+    run = db.claimed()
+    assert db.runs.saved_patch(run) == ""
+
+    result = Result(commit_hash="c", diff="d", patch=None, changed_files=("f",), files=(), metadata={})
+    db.runs.finish(run, Finish(status=RunStatus.COMPLETED, result=result))
+    assert db.runs.saved_patch(run) is None
 
 
 def test_the_sealed_token_belongs_to_its_run_and_expires(own_db):
@@ -254,15 +326,24 @@ def test_the_preferences_of_the_runs_user_come_as_they_were_written(db):
     user_id, started = db.start()
     run = db.runs.claim(db.message(user_id, started)).run
     other = db.claimed()
-    assert db.runs.preferences(run) == {}
+    assert db.runs.environment(run).preferences == {}
 
     wanted = {"claudeCode": {"env": {"A": "ä\n", "B": 1.5, "C": True}, "credentials": None}, "theme": ["dark"]}
     db.set_preferences(user_id, wanted)
 
-    assert db.runs.preferences(run) == wanted
-    assert db.runs.preferences(other) == {}
+    assert db.runs.environment(run).preferences == wanted
+    assert db.runs.environment(other).preferences == {}
     db.set_preferences(user_id, None)
-    assert db.runs.preferences(run) == {}
+    assert db.runs.environment(run).preferences == {}
+
+
+def test_the_variables_of_the_runs_project_come_as_they_were_written(db):
+    wanted = {"REGION": "eu", "COUNT": 3, "odd": [None]}
+    user_id, started = db.start_in_project(env=wanted)
+    run = db.runs.claim(db.message(user_id, started)).run
+
+    assert db.runs.environment(run).project_env == wanted
+    assert db.runs.environment(db.claimed()).project_env == {}
 
 
 @pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 6000], ids=["brackets", "digits"])
@@ -271,8 +352,7 @@ def test_preferences_that_no_program_can_read_are_no_object_and_no_error(supabas
     user_id, started = db.start()
     run = db.runs.claim(db.message(user_id, started)).run
     db.sql("update users set preferences = %s::jsonb where id = %s", f'{{"x": {value}}}', user_id)
-
-    assert not isinstance(db.runs.preferences(run), dict)
+    assert not isinstance(db.runs.environment(run).preferences, dict)
 
 
 def test_a_cancelled_run_is_claimed_without_being_admitted(own_db):
@@ -388,3 +468,14 @@ def test_the_deadline_is_counted_from_admission(db):
     run = db.run_store(run_timeout_s=100).claim(db.message(user_id, started)).run
 
     assert run.deadline_at - run.started_at == timedelta(seconds=100)
+
+
+def test_the_limit_of_a_runs_cost_is_that_of_the_tasks_next_run_too(db):
+    user_id, started = db.start(max_cost_usd=0.25)
+    run = db.runs.claim(db.message(user_id, started)).run
+    db.runs.finish(run, Finish(status=RunStatus.FAILED))
+    again = db.retry(user_id, started)
+
+    assert run.max_cost_usd == 0.25
+    assert db.runs.claim(db.message(user_id, again)).run.max_cost_usd == 0.25
+    assert db.claimed().max_cost_usd is None

@@ -24,6 +24,7 @@ from shared.domain.ports import NewTask, TaskFilter
 from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
 from shared.domain.task import TaskStatus
+from shared.domain.usage import totals
 
 USER = str(uuid.uuid4())
 NEW_TASK = NewTask(
@@ -70,7 +71,7 @@ def refusal(status, code, message="internal detail", details=None):
 
 
 def test_every_request_carries_the_users_own_token_and_the_publishable_key():
-    store, server = store_answering((200, [{"id": 1}]))
+    store, server = store_answering((200, [{"id": 1, "runs": []}]))
     store.get(1, owner_id=USER)
 
     [request] = server.requests
@@ -83,6 +84,17 @@ def test_a_read_names_its_owner_although_the_database_would_not_show_others():
 
     assert store.get_columns(1, ["id", "status"], owner_id=USER) == {"id": 1, "status": "pending"}
     assert dict(server.requests[0].url.params) == {"select": "id,status", "id": "eq.1", "user_id": f"eq.{USER}"}
+
+
+def test_the_usage_of_a_task_is_the_sum_of_its_runs_in_the_same_request():
+    runs = [{"usage": {"cost_usd": 0.5, "output_tokens": 3}}, {"usage": {}}]
+    store, server = store_answering((200, [{"id": 1, "runs": runs}]))
+
+    row = store.get(1, owner_id=USER)
+
+    assert row == {"id": 1, "usage": totals(run["usage"] for run in runs)}
+    assert row["usage"]["cost_usd"] == 0.5
+    assert [request.url.params["select"] for request in server.requests] == ["*,runs(usage)"]
 
 
 def test_no_row_is_not_found():

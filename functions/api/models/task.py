@@ -62,9 +62,27 @@ class Task(BaseModel):
     has_patch: bool = Field(examples=[True])
 
 
+class Usage(BaseModel):
+    """What some runs have used. `cost_usd` leaves out what unpriced runs cost."""
+
+    runs: int = Field(examples=[2])
+    unpriced_runs: int = Field(examples=[0], description="Runs with a model whose price is not known.")
+    cost_usd: float = Field(examples=[0.4217])
+    input_tokens: int = Field(examples=[31_000], description="Without those that a cache knew.")
+    cached_input_tokens: int = Field(examples=[840_000], description="Read from a cache.")
+    cache_write_tokens: int = Field(examples=[42_000], description="Read, and written to a cache.")
+    output_tokens: int = Field(examples=[12_700])
+
+
+class TaskWithUsage(Task):
+    """A task's whole row, and what all its runs have used so far."""
+
+    usage: Usage
+
+
 class OneTask(BaseModel):
     """The task. `omitted` names columns that are left empty because they do not fit into one answer (6 MB)."""
 
     status: Literal["success"]
-    task: Task
+    task: TaskWithUsage
     omitted: list[str] = Field(default_factory=list, examples=[["git_patch"]])

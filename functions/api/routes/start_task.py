@@ -29,6 +29,13 @@ class StartTaskIn(Body):
     branch: str | None = Field(default=None, examples=["main"], description="main, where it is null or empty.")
     model: Literal["claude", "codex"] = "claude"
     project_id: int | None = Field(default=None, examples=[3], json_schema_extra={"minimum": 1})
+    max_cost_usd: float | None = Field(
+        default=None,
+        examples=[2.5],
+        gt=0,
+        allow_inf_nan=False,
+        description="The agent is stopped at a higher cost. At most AGENT_MAX_COST_USD, which is the default, too.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -81,12 +88,13 @@ def start_task(
     """
     asked = service.Asked(
         user_id=user.id,
-        prompt=_text(body.prompt),
-        repo_url=_text(body.repo_url),
+        prompt=text_of(body.prompt),
+        repo_url=text_of(body.repo_url),
         github_token=Secret(body.github_token.get_secret_value().strip()),
         branch=body.branch,
         agent=AgentName(body.model),
         project_id=body.project_id,
+        max_cost_usd=body.max_cost_usd,
         idempotency_key=idempotency_key,
         trace_id=request_id,
     )
@@ -96,5 +104,6 @@ def start_task(
     return Answer({"status": "success", "task_id": run.task_id, "message": "Task started successfully"})
 
 
-def _text(value: str) -> str:
+def text_of(value: str) -> str:
+    """A text as it is stored, trimmed."""
     return value.replace("\0", "").strip()  # PostgreSQL stores no NUL

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from functions.api.answers import Answer, fitting, fitting_list
 from functions.api.bodies import Body, body_of
 from functions.api.deps import CurrentUser, Tasks
-from functions.api.models.task import AT, COMMIT, DIFF, FILE_CHANGES, PROMPT, REPO_URL, ChatMessage, OneTask
+from functions.api.models.task import AT, COMMIT, DIFF, FILE_CHANGES, PROMPT, REPO_URL, ChatMessage, OneTask, Usage
 from functions.api.openapi import answers, body
 from functions.api.paths import RowId
 from functions.api.services.start_task import MAX_ROW_ID
@@ -34,6 +34,7 @@ STATUS_KEYS = {
     "error": "error",
     "created_at": "created_at",
     "project_id": "project_id",
+    "usage": "usage",
 }
 # Sent too once the task has ended.
 RESULT_KEYS = ("chat_messages", "execution_metadata", "completed_at", "pr_branch", "pr_number", "pr_url")
@@ -55,6 +56,12 @@ class Progress(BaseModel):
     error: str | None = Field(examples=["Claude agent timed out after 300 seconds"])
     created_at: datetime = Field(examples=[AT])
     project_id: int | None = Field(examples=[3])
+    usage: Usage = Field(description="Of all runs of the task so far.")
+    run_id: UUID | None = Field(examples=["0b9d1b46-6a0c-4f43-8b5c-6f3a1f0f7a55"], description="Of the newest run.")
+    phase: str | None = Field(examples=["agent"], description="What the newest run is at; null once it has ended.")
+    queue_position: int | None = Field(
+        examples=[2], description="How many runs come before it, while it is queued; else null."
+    )
     chat_messages: list[ChatMessage] | None = None
     execution_metadata: dict[str, Any] | None = Field(default=None, examples=[FILE_CHANGES])
     completed_at: datetime | None = Field(default=None, examples=[AT])
@@ -122,7 +129,8 @@ ChatMessageBody = Annotated[ChatMessageIn, Depends(body_of(ChatMessageIn, empty=
 def task_status(task_id: RowId, user: CurrentUser, tasks: Tasks) -> Answer:
     """Watch a task. For polling: how it is getting on and, once it has ended, what the agent said and did."""
     row = tasks.get_columns(task_id, [*STATUS_KEYS.values(), *RESULT_KEYS], owner_id=user.id)
-    return fitting_list([_progress(row)], lambda rows: {"status": "success", "task": rows[0]})
+    progress = _progress(row) | tasks.run_progress(task_id)
+    return fitting_list([progress], lambda rows: {"status": "success", "task": rows[0]})
 
 
 @router.get("/tasks/{task_id:row_id}", operation_id="getTask", responses=answers(OneTask, 401, 404, 503))

@@ -1,23 +1,17 @@
 """Starting a task: checked, sealed, stored; then the executor is nudged."""
 
-import hashlib
-import json
-import logging
-import uuid
 from dataclasses import dataclass
 
+from functions.api.services.run_start import check_prompt, check_token, hash_of, nudge, sealed_token
 from shared.config import ApiSettings
-from shared.domain.errors import AppError, InvalidInput, NotFound
+from shared.domain.errors import InvalidInput, NotFound
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, RunQueue, SecretBox, StartedRun, TaskStore
 from shared.domain.repository import Repository, branch_name
 from shared.domain.run import AgentName
-from shared.domain.secret import SealedFor, Secret, hint_of
-
-log = logging.getLogger("api.start_task")
+from shared.domain.secret import Secret
 
 REQUIRED = "prompt, repo_url, and github_token are required"
-MAX_TOKEN_BYTES = 4096  # what KMS encrypts directly; no git host issues longer ones
 MAX_ROW_ID = 2**63 - 1
 
 
@@ -32,6 +26,7 @@ class Asked:
     branch: str | None
     agent: AgentName
     project_id: int | None
+    max_cost_usd: float | None
     idempotency_key: str | None
     trace_id: str
 
@@ -43,9 +38,10 @@ def start_task(asked: Asked, *, settings: ApiSettings, tasks: TaskStore, queue: 
     TooMany beyond a limit of the user's, Unavailable; then nothing was stored.
     """
     _check(asked, prompt_max_chars=settings.prompt_max_chars)
+    check_max_cost(asked.max_cost_usd, most=settings.max_cost_usd)
     repository = Repository.parse(asked.repo_url, origins=settings.repo_origins)
     branch = branch_name(asked.branch)
-    owner = SealedFor(user_id=asked.user_id, kind="git_token", id=str(uuid.uuid4()))
+    token = sealed_token(asked.github_token, user_id=asked.user_id, box=box)
     run = tasks.create(
         NewTask(
             prompt=asked.prompt,
@@ -53,27 +49,35 @@ def start_task(asked: Asked, *, settings: ApiSettings, tasks: TaskStore, queue: 
             branch=branch,
             agent=asked.agent,
             project_id=asked.project_id,
-            credential_id=owner.id,
-            credential=box.seal(asked.github_token, owner),
-            credential_hint=hint_of(asked.github_token),
+            credential_id=token.id,
+            credential=token.sealed,
+            credential_hint=token.hint,
             idempotency_key=asked.idempotency_key,
             trace_id=asked.trace_id,
             request_hash=_hash_of(asked, repository.url, branch),
+            max_cost_usd=asked.max_cost_usd,
         )
     )
-    _nudge(run, asked, queue)
+    message = RunMessage(
+        task_id=run.task_id, run_id=run.run_id, seq=run.seq, user_id=asked.user_id, trace_id=asked.trace_id
+    )
+    nudge(message, queue)
     return run
 
 
 def _check(asked: Asked, *, prompt_max_chars: int) -> None:
     if not (asked.prompt and asked.repo_url and asked.github_token):
         raise InvalidInput(REQUIRED)
-    if len(asked.prompt) > prompt_max_chars:
-        raise InvalidInput(f"prompt may have at most {prompt_max_chars} characters")
-    if len(asked.github_token.reveal().encode()) > MAX_TOKEN_BYTES:
-        raise InvalidInput(f"github_token may have at most {MAX_TOKEN_BYTES} bytes")
+    check_prompt(asked.prompt, max_chars=prompt_max_chars)
+    check_token(asked.github_token)
     if asked.project_id is not None and not 0 < asked.project_id <= MAX_ROW_ID:
         raise NotFound("Project not found")
+
+
+def check_max_cost(max_cost_usd: float | None, *, most: float) -> None:
+    """Raises InvalidInput when it is more than the deployment allows."""
+    if max_cost_usd is not None and max_cost_usd > most:
+        raise InvalidInput(f"max_cost_usd may be at most {most:g}")
 
 
 def _hash_of(asked: Asked, repo_url: str, branch: str) -> str:
@@ -84,15 +88,6 @@ def _hash_of(asked: Asked, repo_url: str, branch: str) -> str:
         "branch": branch,
         "model": asked.agent,
         "project_id": asked.project_id,
+        **({} if asked.max_cost_usd is None else {"max_cost_usd": asked.max_cost_usd}),
     }
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
-def _nudge(run: StartedRun, asked: Asked, queue: RunQueue) -> None:
-    message = RunMessage(
-        task_id=run.task_id, run_id=run.run_id, seq=run.seq, user_id=asked.user_id, trace_id=asked.trace_id
-    )
-    try:
-        queue.send(message)
-    except AppError as error:  # the row is the truth: the reaper finds the run and sends again
-        log.warning("run.nudge_failed", extra={"task_id": run.task_id, "run_id": run.run_id} | error.for_log())
+    return hash_of(request)

@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import Any
 
-from functions.executor.agents import AGENTS, Agent, ReaderState
+from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases.bench import WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
+from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.config import ExecutorSettings
@@ -19,17 +20,22 @@ JOB = "agent"
 CANCELLED = "The task was cancelled."
 END_WAIT_S = 2  # an agent that has said its last word ends within it, and the step need not be taken again
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
+# What an agent leaves of the time until the deadline, so that its changes are collected by then: afterwards E2B's plan
+# may end the sandbox. The next look is at most a minute later, and most collections take seconds.
+COLLECTION_RESERVE = timedelta(minutes=2)
 
 
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
     preferences, _ = secrets.preferences()
     folder = folder_of(run, ports)
-    state = folder.look(JOB, offset=run.output_offset)
+    state = folder.look(JOB, offset=run.output_offset, diary=_diary(run))
     if state.absent:
         state = folder.start(JOB, _job(run, ports, preferences))
-    seen = _Seen(run, state)
+    seen = _Seen(run, ports, state)
     seen.drain(folder)
+    if not (seen.reader.result or seen.state.over) and too_dear(run, usage_of(seen.reader), ports.settings):
+        return stopped(run, ports, secrets)
     if seen.reader.result and not seen.state.over:
         seen.look(folder, wait_s=END_WAIT_S)
     if seen.state.over and not seen.state.more:
@@ -48,7 +54,7 @@ def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     secrets.preferences()  # so that they are taken out of what it has said
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, folder.look(JOB, offset=run.output_offset))
+    seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, diary=_diary(run)))
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -60,8 +66,9 @@ def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 class _Seen:
     """What one step has read of the agent's output."""
 
-    def __init__(self, run: Run, state: JobState) -> None:
+    def __init__(self, run: Run, ports: Ports, state: JobState) -> None:
         self._run = run
+        self._now = ports.now
         self._events: list[Event] = []
         self.reader = ReaderState.from_json(run.reader_state)
         self._take(state)
@@ -79,7 +86,8 @@ class _Seen:
 
     def carry_on(self, check_in_s: int) -> Advance:
         """Look again later."""
-        return Advance(check_in_s=check_in_s, changes=self._changes(), events=tuple(self._events))
+        changes = self._changes()
+        return Advance(check_in_s=check_in_s, changes=changes, events=tuple(self._events))
 
     def collect(self, error_code: str | None, error: str | None) -> Advance:
         """The agent is done, well or not: its changes are collected in any case."""
@@ -90,24 +98,25 @@ class _Seen:
 
     def _take(self, state: JobState) -> None:
         self.state = state
-        events, self.reader = AGENTS[self._run.agent].read(state.chunk, self.reader)
+        agent = AGENTS[self._run.agent]
+        if state.note is not None:
+            self.reader = agent.read_diary(state.note, self.reader)
+        events, self.reader = agent.read(state.chunk, self.reader)
         self._events += events
 
     def _changes(self) -> dict[str, Any]:
+        events, self.reader = tell(self.reader, self._now())
+        self._events += events
         changes = {
             "output_offset": self.state.offset,
             "reader_state": self.reader.to_json(),
             "agent_session_id": self.reader.session_id or self._run.agent_session_id,
         }
-        return changes | {"usage": _usage(self.reader)} if self.reader.result else changes
+        return changes | {"usage": usage_of(self.reader)} if self.reader.usage or self.reader.result else changes
 
 
-def _usage(reader: ReaderState) -> dict[str, Any]:
-    result = reader.result
-    if result is None:
-        return {}
-    spent = {"cost_usd": result.cost_usd, "turns": result.turns, "duration_ms": result.duration_ms}
-    return {**result.usage, **spent, "model": reader.model}
+def _diary(run: Run) -> Diary | None:
+    return AGENTS[run.agent].diary(ReaderState.from_json(run.reader_state))
 
 
 def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
@@ -117,7 +126,7 @@ def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
         model=run.model or model,
         base_url=base_url,
         max_turns=settings.max_turns,
-        max_cost_usd=settings.max_cost_usd,
+        max_cost_usd=limit_usd(run, settings),
         resume=run.agent_session_id,
         preferences=preferences,
     )
@@ -159,8 +168,9 @@ def model_access(
 
 
 def _seconds_left(run: Run, ports: Ports) -> int:
-    left = run.deadline_at - ports.now() if run.deadline_at else timedelta(seconds=ports.settings.run_timeout_s)
-    return max(1, int(left.total_seconds()))
+    whole = timedelta(seconds=ports.settings.run_timeout_s)
+    left = run.deadline_at - ports.now() if run.deadline_at else whole
+    return max(1, int((left - min(COLLECTION_RESERVE, whole / 10)).total_seconds()))
 
 
 def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | None]:
@@ -169,6 +179,10 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
     result = seen.reader.result
     if result is not None and result.ok:
         return None, None
+    by_its_own_limit = result is not None and result.error_code == AgentFailure.BUDGET_EXCEEDED
+    dear = too_dear(run, usage_of(seen.reader), ports.settings)
+    if dear and (by_its_own_limit or seen.state.ended_by == "stop"):
+        return COST_LIMIT, dear
     match seen.state.ended_by:
         case "timeout":
             return "timeout", _timed_out(agent, run, ports)
@@ -177,6 +191,8 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
             return "agent_idle", f"{agent.title} agent was stopped: it printed nothing for {idle_s} seconds."
         case "output_limit":
             return "agent_output_limit", f"{agent.title} agent was stopped: it printed too much."
+        case "stop" if result is None and run.seq >= ports.settings.max_steps:
+            return "too_many_steps", f"{agent.title} agent was stopped: the task took {run.seq} steps."
         case "stop" if result is None:  # by us, at the deadline
             return "timeout", _timed_out(agent, run, ports)
     if result is not None:

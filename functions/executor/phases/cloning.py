@@ -5,8 +5,9 @@ from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases import setup
 from functions.executor.phases.agent import model_access
-from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
+from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
@@ -14,8 +15,9 @@ from shared.domain.errors import InvalidInput, RunFailed
 from shared.domain.repository import Repository, branch_name
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
-JOB = "clone"
+JOB = CLONE_JOB
 TOKEN_FILE = "git_token"
+PATCH_FILE = "patch"
 START_WAIT_S = 3  # most clones end within it, and the step need not be taken again
 
 
@@ -32,7 +34,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         secrets.git_token()  # so that it is taken out of git's words, should they contain it
         raise _failure(cloned, run, ports)
     return Advance(
-        phase=Phase.SETUP if run.setup_script else Phase.AGENT,
+        phase=Phase.SETUP if setup.scripts(run, cloned) else Phase.AGENT,
         changes={"base_commit": cloned["base_commit"], "reader_state": _nothing_read(run, ports, secrets, cloned)},
         events=(Event("cloned", {"commit": cloned["base_commit"], "branch": run.branch}),),
     )
@@ -53,9 +55,12 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
     except InvalidInput as error:
         raise RunFailed(str(error), error_code="repository_refused") from error
     token = secrets.git_token()
+    patch = _patch(run, ports)
     spec = {
         "url": repository.url,
         "branch": branch,
+        "commit": run.base_commit,
+        "patch_file": f"{JOB}/{PATCH_FILE}" if patch else None,
         "depth": ports.settings.clone_depth,
         "token_file": f"{JOB}/{TOKEN_FILE}" if token else None,
         "base_git": BASE_GIT,
@@ -65,6 +70,8 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
     files = {"spec.json": json.dumps(spec).encode()}
     if token:
         files[TOKEN_FILE] = token.reveal().encode()
+    if patch:
+        files[PATCH_FILE] = patch.encode()
     return JobSpec(
         argv=("python3", "clone.py", f"{JOB}/spec.json"),
         user="root",
@@ -72,6 +79,19 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
         timeout_s=ports.settings.clone_timeout_s + 30,
         files=files,
     )
+
+
+def _patch(run: Run, ports: Ports) -> str:
+    """What the runs before a follow-up have changed. Raises RunFailed when that is not known."""
+    if run.base_commit is None:
+        return ""
+    patch = ports.runs.saved_patch(run)
+    if patch is None:
+        raise RunFailed(
+            "The changes so far were too large to be stored, and their sandbox is gone. Retry the task.",
+            error_code="patch_missing",
+        )
+    return patch
 
 
 def _report(state: JobState) -> dict[str, Any]:
@@ -92,6 +112,10 @@ def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
         "auth": ("git_auth", "GitHub authentication failed. Please check your GitHub token permissions."),
         "not_found": ("repository_not_found", missing),
         "branch_not_found": ("branch_not_found", missing),
+        "patch_conflict": (
+            "patch_conflict",
+            f"The changes so far do not fit branch '{run.branch}' any more. Retry the task, or start a new one.",
+        ),
         "timeout": (
             "clone_timeout",
             f"Git clone timed out after {ports.settings.clone_timeout_s} seconds. Repository might be too large.",

@@ -1,11 +1,16 @@
-"""What the agent changed, exactly, whatever it did to its repository; then the end of the run."""
+"""What the agent changed, exactly, whatever it did to its repository; then the end of the run.
+
+Before, its secrets are taken out of the sandbox, where that is to be kept for a follow-up.
+"""
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.jobs import JobSpec, JobState
+from functions.executor.phases import forgetting
 from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
@@ -35,6 +40,9 @@ NOTHING_CHANGED = "No files were changed."
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the collector, or look whether it has ended; then store its result as the end of the run."""
     folder = folder_of(run, ports)
+    forgotten = forgetting.look(run, ports, secrets, folder)
+    if forgotten is None:
+        return Advance(check_in_s=check_in_s(run, ports))
     state = folder.look(JOB)
     if state.absent:
         state = folder.start(JOB, _collector(run, folder.path()), wait_s=START_WAIT_S)
@@ -46,7 +54,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     raw = folder.read(RESULT_FILE)
     if hashlib.sha256(raw).hexdigest() != report["sha256"]:
         raise RunFailed("The result was changed while it was read.", error_code="collect_failed")
-    return _end(run, json.loads(raw))
+    return replace(_end(run, json.loads(raw)), keep_sandbox_s=ports.settings.follow_up_window_s if forgotten else 0)
 
 
 def _collector(run: Run, cwd: str) -> JobSpec:

@@ -1,33 +1,70 @@
-"""One sandbox per run: look for it first, since an earlier attempt may have made it and died."""
+"""One sandbox per task: the one that was kept of the run before, or a new one.
+
+A new one is looked for first, since an earlier attempt may have made it and died.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
+from functions.executor.agents import ReaderState
+from functions.executor.errors import SandboxGone
 from functions.executor.jobs import RunFolder
 from functions.executor.phases.agent import model_access
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.preferences import AgentPreferences, looks_secret
-from shared.domain.run import Advance, Event, Outcome, Phase, Run
+from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunKind
 
 MAX_WARNINGS = 10
+# Attempts at a sandbox that was kept and cannot be resumed: then it is given up, its changes are stored.
+MAX_RESUMES = 3
 
 
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
-    """Find or create the run's sandbox, bring our programs into it, and save its id."""
+    """Resume the sandbox that was kept, or find or create one; bring our programs into it, and save its id."""
     preferences, problems = secrets.preferences()
-    model_access(run.agent, ports.settings, preferences)  # a run that cannot succeed costs no sandbox
+    _, _, model = model_access(run.agent, ports.settings, preferences)  # a run that cannot succeed costs no sandbox
+    _, unsound = secrets.project_env()
+    warnings = (
+        *_left_out("your preferences", problems),
+        *_left_out("the project's settings", unsound),
+        *_own_access(preferences),
+    )
+    events = tuple(Event("warning", {"text": text}) for text in warnings)
+    if _resumed(run, ports):
+        before = ReaderState.from_json(run.reader_state)
+        reader = ReaderState.start(workdir=before.workdir, model=run.model or model, previous=before)
+        return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
     sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run)
     RunFolder(ports.sandboxes.attach(sandbox_id), run.id).install()
-    events = tuple(Event("warning", {"text": text}) for text in _warnings(preferences, problems))
-    return Advance(phase=Phase.CLONING, changes={"sandbox_id": sandbox_id}, events=events)
+    changes: dict[str, Any] = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
+    return Advance(phase=Phase.CLONING, changes=changes, events=events)
 
 
-def _warnings(preferences: AgentPreferences, problems: tuple[str, ...]) -> Iterator[str]:
-    """What the user should know of their own preferences: told once, before the run has cost anything."""
+def _resumed(run: Run, ports: Ports) -> bool:
+    """Whether the run goes on in the sandbox that was handed down to it; one that is of no use is killed."""
+    if run.sandbox_id is None:
+        return False
+    if run.kind is RunKind.FOLLOW_UP and run.attempt <= MAX_RESUMES:
+        try:
+            RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id).install()
+        except SandboxGone:
+            return False
+        return True
+    ports.sandboxes.kill(run.sandbox_id)
+    return False
+
+
+def _left_out(of: str, problems: tuple[str, ...]) -> Iterator[str]:
+    """What the user should know of their own wishes: told once, before the run has cost anything."""
     for problem in problems[:MAX_WARNINGS]:
-        yield f"Left out of your preferences: {problem}"
+        yield f"Left out of {of}: {problem}"
     if more := problems[MAX_WARNINGS:]:
-        yield f"Left out of your preferences: {len(more)} more."
+        yield f"Left out of {of}: {len(more)} more."
+
+
+def _own_access(preferences: AgentPreferences) -> Iterator[str]:
+    """The same of an access to the model that may be meant, and may be a mistake."""
     if preferences.model_access and not any(map(looks_secret, preferences.model_access)):
         names = ", ".join(preferences.model_access[:MAX_WARNINGS])
-        yield f"Your preferences choose how to reach the model ({names}), so this run gets no key of this deployment."
+        yield f"You choose how to reach the model yourself ({names}), so this run gets no key of this deployment."

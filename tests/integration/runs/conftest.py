@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -78,11 +78,16 @@ class Lab:
         client = self.user()
         return self.finished(client, self.start(client, prompt, url, **how))
 
+    def control(self, client, task_id, verb, **body):
+        """Ask the API to `cancel`, `retry` or `follow-up`; its answer."""
+        headers = {"Authorization": f"Bearer {client.token}"}
+        url = f"{self.stack.api_url}/api/tasks/{task_id}/{verb}"
+        answer = httpx.post(url, json=body, headers=headers, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
     def cancel(self, client, task_id):
-        """As the API's cancel route will do it: the user's own call of the database function."""
-        headers = {"apikey": self.stack.keys.supabase_publishable_key, "Authorization": f"Bearer {client.token}"}
-        url = f"{self.stack.supabase_url}/rest/v1/rpc/request_cancel"
-        httpx.post(url, json={"p_task_id": task_id}, headers=headers, timeout=10).raise_for_status()
+        return self.control(client, task_id, "cancel")
 
     def until(self, condition, *, timeout_s=WAIT_S):
         give_up_at = time.monotonic() + timeout_s
@@ -131,16 +136,24 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab")
+    """Its sandboxes are gone as soon as their run has ended."""
+    with lab_in(tmp_path_factory.mktemp("lab"), follow_up_window_s=0) as lab:
+        yield lab
+
+
+@contextmanager
+def lab_in(folder, *, follow_up_window_s):
     options = StackOptions(
         data=folder / "data",
         cache=PROJECT_ROOT / ".local" / "cache",
         agents=("claude", "codex"),
         executors=4,
         step_lease_s=8,
+        setup_timeout_s=10,
         retry_visibility_s=2,
         reaper_every_s=3,
         reaper_grace_s=3,
+        follow_up_window_s=follow_up_window_s,
         preferred_ports={},
     )
     with Stack(options) as stack:

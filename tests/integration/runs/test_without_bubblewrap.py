@@ -22,9 +22,19 @@ def test_a_whole_run_in_plain_processes(tmp_path, agent):
         lab = Lab(stack, tmp_path)
         path, url = lab.repository()
 
-        task = lab.run("@append README.md: more\n@write b.txt: b\n@say Done.", url, agent=agent)
+        client = lab.user()
+        task_id = lab.start(client, "@append README.md: more\n@write b.txt: b\n@say Done.", url, agent=agent)
+        task = lab.finished(client, task_id)
 
         assert task["status"] == "completed", task["error"]
         assert task["changed_files"] == ["README.md", "b.txt"]
         lab.assert_patch_makes(task, path)
-        lab.until(lambda: not lab.sandboxes() and not lab.agent_processes())
+
+        lab.control(client, task_id, "follow-up", prompt="@append b.txt: c")
+        followed = lab.finished(client, task_id)
+
+        assert (followed["status"], followed["container_id"]) == ("completed", task["container_id"])
+        assert "+c" in followed["git_diff"]
+        lab.assert_patch_makes(followed, path)
+        assert [folder.name for folder in lab.sandboxes()] == [task["container_id"]]  # kept for another one
+        assert lab.agent_processes() == []

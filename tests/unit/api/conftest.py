@@ -20,6 +20,7 @@ from tests.fakes.project_store import FakeProjectStore
 from tests.fakes.run_queue import FakeRunQueue
 from tests.fakes.task_store import FakeDatabase
 from tests.fakes.tokens import JWT_SECRET, bearer, own_claims, signed
+from tests.fakes.usage_store import FakeLedger
 from tests.fakes.user_directory import FakeUsers
 
 ENVIRONMENT = {
@@ -47,6 +48,7 @@ class World:
     queue: FakeRunQueue
     box: LocalBox
     github: FakeGitHub = field(default_factory=FakeGitHub)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     changes: dict[int, RunChanges] = field(default_factory=dict)  # by the task's id
 
     def __post_init__(self):
@@ -57,6 +59,7 @@ class World:
         ports = Ports(
             tasks_of=lambda token: self.database.store_of(user_of(token)),
             projects_of=lambda token: FakeProjectStore(self.database, user_of(token)),
+            usages_of=lambda token: self.ledger.store_of(user_of(token)),
             users_of=lambda token: self.users.directory_of(user_of(token)),
             profile_of=lambda token: self.users.profile_of(user_of(token)),
             api_keys_of=lambda token: self.users.api_keys_of(user_of(token)),

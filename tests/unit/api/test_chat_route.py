@@ -3,6 +3,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from functions.api.answers import MAX_BYTES
+from shared.domain.usage import totals
 from tests.unit.api.conformance import undescribed
 
 ROLE = 'role must be either "user" or "assistant"'
@@ -26,7 +27,7 @@ def test_a_message_is_appended_and_the_whole_task_answered(client, say, world, t
     answer = say(content="  and\ttest it\n", role="user")
 
     assert undescribed(client, "addChatMessage", answer) == []
-    assert answer.json() == {"status": "success", "task": world.database.tasks[task_id]}
+    assert answer.json() == {"status": "success", "task": world.database.tasks[task_id] | {"usage": totals([])}}
     first, message = answer.json()["task"]["chat_messages"]
     assert (first, message["role"], message["content"]) == (FIRST, "user", "  and\ttest it\n")
     assert datetime.fromisoformat(message["timestamp"]).utcoffset() == timedelta(0)

@@ -63,6 +63,8 @@ def test_a_new_project_is_answered_with_its_whole_row(create, user):
         ({"settings": None}, {"settings": {}}),
         ({"settings": {"setup_script": None}}, {"settings": {"setup_script": None}}),
         ({"settings": {"theme": ["x", 1.5, None]}}, {"settings": {"theme": ["x", 1.5, None]}}),
+        ({"settings": {"env": {"A": "ä", "B": 3}}}, {"settings": {"env": {"A": "ä", "B": 3}}}),
+        ({"settings": {"env": None}}, {"settings": {"env": None}}),
         ({"repo_url": URL + " " * (500 - len(URL))}, {"repo_name": "widgets"}),
         ({"name": "  as sent "}, {"name": "  as sent "}),
         ({"name": "x" * 200, "description": "x" * 10_000}, {"name": "x" * 200}),
@@ -160,6 +162,17 @@ REFUSED = [
     (
         {"settings": {"setup_script": "é" * (MAX_SETUP_SCRIPT_BYTES // 2) + "x"}},
         "settings.setup_script may have at most 65536 bytes",
+    ),
+    ({"settings": {"env": "A=hush"}}, "settings.env must be an object."),
+    (
+        {"settings": {"env": {"A": "1", "PATH": "hush"}}},
+        "settings.env.PATH cannot be set: the agent and its tools are found by it.",
+    ),
+    ({"settings": {"env": {"A": ["hush"]}}}, "settings.env.A must be a text, a number, true or false."),
+    ({"settings": {"env": {"A": "hush" * 9000}}}, "settings.env.A is longer than 32 KiB."),
+    (
+        {"settings": {"env": {"TOKEN=hush": "x"}}},
+        "settings.env.TOKEN… must be a name of letters, digits and underscores, at most 128 long.",
     ),
     ({"settings": {"x": "y" * MAX_SETTINGS_BYTES}}, "settings may have at most 262144 bytes as JSON"),
     ({"name": "a\0b"}, "Text must not contain the character NUL."),

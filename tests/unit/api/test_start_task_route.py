@@ -240,3 +240,26 @@ def test_the_git_token_is_in_no_answer_and_no_log(start, world, caplog):
     assert [answer.status for answer in answers] == [200, 400, 400, 400, 400]
     seen = [answer.text for answer in answers] + [repr(vars(record)) for record in caplog.records]
     assert not [text for text in seen if TOKEN in text]
+
+
+@pytest.mark.parametrize("limit", [None, 0.01, 3, 10])
+def test_a_task_may_have_a_limit_of_its_cost_up_to_the_deployments(start, world, limit):
+    assert start(max_cost_usd=limit).status == 200
+
+    [stored] = world.database.credentials.values()
+    assert stored.max_cost_usd == limit
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10.01, 1e300, "5", True, [1]])
+def test_a_limit_that_is_none_or_above_the_deployments_is_refused_and_starts_nothing(client, start, world, limit):
+    answer = start(max_cost_usd=limit)
+
+    assert (answer.status, undescribed(client, "startTask", answer)) == (400, [])
+    assert "max_cost_usd" in answer.json()["error"]
+    assert world.database.tasks == {}
+
+
+def test_another_limit_under_the_same_key_is_another_request(start):
+    key = {"Idempotency-Key": "click-1"}
+
+    assert [start(headers=key, max_cost_usd=limit).status for limit in (1, 1, 2)] == [200, 200, 409]

@@ -1,6 +1,7 @@
 import pytest
 
 from functions.api.answers import MAX_BYTES
+from shared.domain.usage import totals
 from tests.unit.api.conformance import undescribed
 
 LONG = "do a thing that is longer than fifty characters for sure, ok?"
@@ -10,7 +11,7 @@ CHAT = [
     {"role": "user", "content": LONG, "timestamp": AT},
 ]
 WHILE_RUNNING = {"id", "status", "prompt", "repo_url", "branch", "model", "commit_hash", "changed_files", "error"}
-WHILE_RUNNING |= {"created_at", "project_id"}
+WHILE_RUNNING |= {"created_at", "project_id", "usage", "run_id", "phase", "queue_position"}
 OPERATIONS = {
     "/api/task-status/{}": "getTaskStatus",
     "/api/tasks/{}": "getTask",
@@ -101,7 +102,17 @@ def test_the_whole_row_has_every_column(get, world, user):
 
     body = get(f"/api/tasks/{task_id}").json()
 
-    assert body == {"status": "success", "task": world.database.tasks[task_id]}
+    assert body == {"status": "success", "task": world.database.tasks[task_id] | {"usage": totals([])}}
+
+
+def test_a_task_tells_what_all_its_runs_have_used(get, world, user):
+    used = {"input_tokens": 10, "cached_input_tokens": 100, "cache_write_tokens": 1, "output_tokens": 5}
+    task_id = world.database.add_task(user, status="running")
+    world.database.usages[task_id] = [used | {"cost_usd": 0.1}, used | {"cost_usd": None}, {}]
+
+    usage = {"runs": 3, "unpriced_runs": 1, "cost_usd": 0.1} | {name: 2 * count for name, count in used.items()}
+    assert get(f"/api/tasks/{task_id}").json()["task"]["usage"] == usage
+    assert get(f"/api/task-status/{task_id}").json()["task"]["usage"] == usage
 
 
 def test_a_diff_is_null_until_there_is_one(get, world, user):

@@ -264,7 +264,7 @@ def test_an_address_without_a_key_is_told_of_since_the_run_will_probably_fail(wo
 
     assert world.payloads("warning") == [
         {
-            "text": "Your preferences choose how to reach the model (ANTHROPIC_BASE_URL), "
+            "text": "You choose how to reach the model yourself (ANTHROPIC_BASE_URL), "
             "so this run gets no key of this deployment."
         }
     ]
@@ -339,7 +339,7 @@ def test_no_value_reaches_the_log_even_of_ordinary_names(world, monkeypatch):
 def test_a_step_that_cannot_learn_the_secrets_stores_nothing_and_is_taken_again(world, phase):
     text = f"+{SPILLED}\n"
     world.scripts["collect"] = collects(collected(changed_file("a.txt", after=text), diff=text))
-    answer, asked = world.store.preferences, []
+    answer, asked = world.store.environment, []
 
     def answers_late(run):
         asked.append(run.phase)
@@ -347,7 +347,7 @@ def test_a_step_that_cannot_learn_the_secrets_stores_nothing_and_is_taken_again(
             raise Unavailable("The database does not answer now.")
         return answer(run)
 
-    world.store.preferences = answers_late
+    world.store.environment = answers_late
     start(world, credentials=LOGIN, **SECRETS)
 
     world.run()

@@ -18,15 +18,18 @@ from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.executor import (
     CLAUDE_INIT,
+    Script,
     World,
     changed_file,
     claude_result,
     claude_says,
     clone_failed,
+    cloned,
     collected,
     collects,
     prints,
 )
+from tests.fakes.run_store import ALIVE
 
 SIDES = ("before", "after")
 LAST_EVENTS = {"ended"}
@@ -102,6 +105,20 @@ def all_goes_well(world):
     world.run()
 
 
+def the_repository_brings_a_setup_of_its_own(world):
+    world.scripts["clone"] = cloned(setup={"script": "make deps"})
+    world.scripts["repository_setup"] = Script(ends_at=2, output=((1, b"own\n"),))
+    world.start(setup_script="make", env={"REGION": "eu"})
+    world.run()
+
+
+def the_setup_of_the_repository_fails(world):
+    world.scripts["clone"] = cloned(setup={"script": "make deps"})
+    world.scripts["repository_setup"] = Script(ends_at=5, exit_code=2, output=((1, b"own\n"),), stderr="no rule")
+    world.start(setup_script="make")
+    world.run()
+
+
 def the_clone_is_refused(world):
     world.scripts["clone"] = clone_failed("auth")
     world.start()
@@ -131,6 +148,13 @@ def the_agent_works_on_until_the_deadline(world):
             world.clock.now = max(world.clock.now, world.run_row["deadline_at"] - timedelta(seconds=10))
 
     world.run(after_each=let_hours_pass)
+
+
+def the_agent_works_on_until_the_steps_are_used_up(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("Still at it."), at=2, ends_at=None)
+    world.set(max_steps=6)
+    world.start()
+    world.run()
 
 
 def the_user_cancels_while_the_agent_works(world):
@@ -183,14 +207,71 @@ def every_step_fails_until_the_message_is_dead(world):
     world.run()
 
 
+def follow_up_once(world):
+    """For `after_each`: asks for more as soon as the first run has ended."""
+
+    def ask():
+        if len(world.database.runs) == 1 and world.run_row["status"] not in ALIVE:
+            world.follow_up()
+
+    return ask
+
+
+def a_follow_up_goes_on_in_the_same_sandbox(world):
+    world.start()
+    world.run(after_each=follow_up_once(world))
+
+
+def a_follow_up_finds_its_sandbox_gone(world):
+    world.start()
+    ask = follow_up_once(world)
+
+    def ask_when_it_is_gone():
+        ask()
+        if len(world.database.runs) == 2 and not lost:
+            lost.append(world.sandboxes.boxes.clear())
+
+    lost = []
+    world.run(after_each=ask_when_it_is_gone)
+
+
+def a_follow_up_is_cancelled_while_the_agent_works(world):
+    world.start()
+    ask = follow_up_once(world)
+
+    def ask_and_cancel():
+        ask()
+        if len(world.database.runs) == 2 and world.run_row["phase"] is Phase.AGENT:
+            world.database.request_cancel(world.task["id"])
+
+    world.run(after_each=ask_and_cancel)
+
+
+def a_retry_takes_a_fresh_sandbox(world):
+    world.start()
+
+    def ask():
+        if len(world.database.runs) == 1 and world.run_row["status"] not in ALIVE:
+            world.retry()
+
+    world.run(after_each=ask)
+
+
 STORIES = {
     story.__name__: story
     for story in (
+        a_follow_up_goes_on_in_the_same_sandbox,
+        a_follow_up_finds_its_sandbox_gone,
+        a_follow_up_is_cancelled_while_the_agent_works,
+        a_retry_takes_a_fresh_sandbox,
         all_goes_well,
+        the_repository_brings_a_setup_of_its_own,
+        the_setup_of_the_repository_fails,
         the_clone_is_refused,
         the_agent_fails,
         the_agent_hangs_after_its_last_word,
         the_agent_works_on_until_the_deadline,
+        the_agent_works_on_until_the_steps_are_used_up,
         the_user_cancels_while_the_agent_works,
         the_user_cancels_before_there_is_a_sandbox,
         the_sandbox_is_lost,
@@ -265,11 +346,18 @@ def undisturbed(story):
 
 
 EXPECTED = {
+    "a_follow_up_goes_on_in_the_same_sandbox": ("completed", None, 1),
+    "a_follow_up_finds_its_sandbox_gone": ("completed", None, 2),
+    "a_follow_up_is_cancelled_while_the_agent_works": ("cancelled", "cancelled", 1),
+    "a_retry_takes_a_fresh_sandbox": ("completed", None, 2),
     "all_goes_well": ("completed", None, 1),
+    "the_repository_brings_a_setup_of_its_own": ("completed", None, 1),
+    "the_setup_of_the_repository_fails": ("failed", "setup_failed", 1),
     "the_clone_is_refused": ("failed", "git_auth", 1),
     "the_agent_fails": ("failed", "agent_credit", 1),
     "the_agent_hangs_after_its_last_word": ("completed", None, 1),
     "the_agent_works_on_until_the_deadline": ("failed", "timeout", 1),
+    "the_agent_works_on_until_the_steps_are_used_up": ("failed", "too_many_steps", 1),
     "the_user_cancels_while_the_agent_works": ("cancelled", "cancelled", 1),
     "the_user_cancels_before_there_is_a_sandbox": ("cancelled", "cancelled", 0),
     "the_sandbox_is_lost": ("failed", "sandbox_lost", 1),
@@ -302,7 +390,7 @@ def test_a_death_anywhere_changes_neither_the_end_nor_leaves_anything_behind(sto
     assert len(world.sandboxes.created) == sandboxes
     assert world.sandboxes.boxes == {}
     assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
-    assert sum(kind in LAST_EVENTS for kind in world.kinds()) == 1
+    assert sum(kind in LAST_EVENTS for kind in world.kinds()) == len(world.database.runs)
     assert world.database.credentials == {}
 
 

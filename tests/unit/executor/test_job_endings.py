@@ -144,11 +144,11 @@ def test_a_token_that_cannot_be_opened_any_more_fails_the_run_with_a_sentence(wo
         (
             Script(ends_at=1, exit_code=2, stderr="make: *** no rule\n"),
             "setup_failed",
-            "The setup script failed with exit code 2. make: *** no rule",
+            "The project's setup script failed with exit code 2. make: *** no rule",
         ),
-        (Script(ends_at=1, exit_code=1), "setup_failed", "The setup script failed with exit code 1."),
-        (Script(ends_at=None), "setup_timeout", "The setup script timed out after 600 seconds."),
-        (Script(ends_at=None, crashes_at=1), "setup_failed", "The setup script was interrupted."),
+        (Script(ends_at=1, exit_code=1), "setup_failed", "The project's setup script failed with exit code 1."),
+        (Script(ends_at=None), "setup_timeout", "The project's setup script timed out after 600 seconds."),
+        (Script(ends_at=None, crashes_at=1), "setup_failed", "The project's setup script was interrupted."),
     ],
     ids=["fails", "fails without a word", "hangs", "loses its supervisor"],
 )

@@ -78,7 +78,7 @@ def test_an_old_message_stands_in_for_its_successor_that_was_never_sent(world):
     assert [(sent.seq, delay_s) for sent, delay_s in world.queue.sent] == [(1, 0)]
 
 
-def test_a_run_that_is_not_admitted_yet_asks_again_later(world):
+def test_a_run_without_a_sandbox_asks_nobody_until_one_is_free_for_it(world):
     world.database.limits["running_in_all"] = 1
     world.start()
     world.deliver()
@@ -87,8 +87,42 @@ def test_a_run_that_is_not_admitted_yet_asks_again_later(world):
 
     on_message(second, world.ports)
 
-    assert world.queue.sent == [(second, 2)]
+    assert world.queue.sent == []
     assert world.run_row["status"] == "queued"
+    world.run()
+    assert [run["status"] for run in world.database.runs.values()] == ["completed", "completed"]
+
+
+def test_a_run_whose_sandbox_may_not_start_yet_asks_again_when_it_may(world):
+    world.database.limits["started_per_second"] = 1
+    world.start()
+    world.deliver()
+    second = world.start()
+    world.queue.sent.clear()
+
+    on_message(second, world.ports)
+
+    assert world.queue.sent == [(second, 1)]
+
+
+def test_whoever_cannot_be_woken_at_the_end_of_a_run_is_woken_by_the_reaper(world):
+    world.database.limits["running_in_all"] = 1
+    world.start()
+    world.deliver()
+    world.start()
+    wake, failed = world.store.wake, []
+
+    def fails_at_first():
+        if not failed:
+            failed.append(True)
+            raise Unavailable("The database does not answer now.")
+        return wake()
+
+    world.store.wake = fails_at_first
+    world.run()
+
+    assert failed
+    assert [run["status"] for run in world.database.runs.values()] == ["completed", "completed"]
 
 
 def test_every_message_delivered_twice_makes_the_same_run(world):

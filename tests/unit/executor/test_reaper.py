@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from functions.executor import reaper
-from functions.executor.reaper import IDS_PER_QUERY, reap
+from functions.executor.reaper import SANDBOXES_PER_QUERY, reap
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.sandboxes import FakeSandbox
@@ -20,7 +20,12 @@ def stray(world, sandbox_id, run_id, age_s=GRACE_S + 1):
 
 
 def test_nothing_to_do_is_nothing_done(world):
-    assert reap(world.ports) == {"nudge_due_runs": 0, "kill_lost_sandboxes": 0, "expire_credentials": 0}
+    assert reap(world.ports) == {
+        "nudge_due_runs": 0,
+        "wake_waiting_runs": 0,
+        "kill_lost_sandboxes": 0,
+        "expire_credentials": 0,
+    }
 
 
 def test_a_run_whose_message_was_lost_is_nudged_once_per_grace_period(world):
@@ -63,18 +68,18 @@ def test_a_sandbox_is_killed_once_it_is_old_enough_and_no_live_run_owns_it(world
 
 
 def test_many_lost_sandboxes_are_all_asked_for_and_killed(world):
-    for n in range(IDS_PER_QUERY * 2 + 1):
+    for n in range(SANDBOXES_PER_QUERY * 2 + 1):
         stray(world, f"s{n}", str(uuid.uuid4()))
-    asked, live = [], world.ports.runs.live
+    asked, needed = [], world.ports.runs.needed
 
-    def counting(ids):
-        asked.append(len(ids))
-        return live(ids)
+    def counting(sandboxes):
+        asked.append(len(sandboxes))
+        return needed(sandboxes)
 
-    world.store.live = counting
+    world.store.needed = counting
 
-    assert reap(world.ports)["kill_lost_sandboxes"] == IDS_PER_QUERY * 2 + 1
-    assert asked == [IDS_PER_QUERY, IDS_PER_QUERY, 1]
+    assert reap(world.ports)["kill_lost_sandboxes"] == SANDBOXES_PER_QUERY * 2 + 1
+    assert asked == [SANDBOXES_PER_QUERY, SANDBOXES_PER_QUERY, 1]
 
 
 def test_a_sandbox_that_cannot_be_killed_does_not_save_the_others(world):
@@ -102,7 +107,7 @@ def test_secrets_whose_time_is_over_are_deleted(world):
     assert world.database.credentials == {}
 
 
-@pytest.mark.parametrize("broken", ["due", "live", "expire_credentials"])
+@pytest.mark.parametrize("broken", ["due", "needed", "expire_credentials"])
 def test_a_duty_that_fails_is_reported_after_the_others_were_done(world, broken):
     world.start()
     world.queue.sent.clear()
@@ -118,7 +123,7 @@ def test_a_duty_that_fails_is_reported_after_the_others_were_done(world, broken)
         reap(world.ports)
 
     assert len(world.queue.sent) == (0 if broken == "due" else 1)
-    assert (world.sandboxes.killed == []) is (broken == "live")
+    assert (world.sandboxes.killed == []) is (broken == "needed")
     assert (world.database.credentials == {}) is (broken != "expire_credentials")
 
 
@@ -142,6 +147,7 @@ def test_the_lambda_entry_answers_what_was_done(world, monkeypatch):
 
     assert reaper.handler({}, Context()) == {
         "nudge_due_runs": 0,
+        "wake_waiting_runs": 0,
         "kill_lost_sandboxes": 0,
         "expire_credentials": 0,
     }

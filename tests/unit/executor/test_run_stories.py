@@ -82,7 +82,7 @@ def test_the_setup_script_of_the_project_runs_before_the_agent_and_its_output_is
     world.run()
 
     assert (job["user"], job["cwd"], job["stdin"]) == ("agent", "repo", None)
-    assert job["argv"][-1] == "pip install -r requirements.txt"
+    assert job["argv"][-2] == "pip install -r requirements.txt"
     assert "".join(event["text"] for event in world.payloads("setup_output")) == "installing\ninstalled\n"
     assert "setup" in [event["phase"] for event in world.payloads("phase")]
     assert world.task["status"] == "completed"
@@ -164,7 +164,7 @@ def test_the_collector_is_told_the_base_and_signs_as_the_old_backend_did(world):
 
     spec = json.loads(world.sandboxes.last.uploaded("collect", "spec.json"))
 
-    assert (spec["base_commit"], spec["base_git"], spec["work_tree"]) == (BASE_COMMIT, "base.git", "repo")
+    assert (spec["base_commit"], spec["base_git"], spec["work_tree"]) == (BASE_COMMIT, "../base.git", "repo")
     assert spec["message"] == "AI: Fix the thing " + "x" * 34 + "..."
     assert (spec["author_name"], spec["author_email"]) == ("AI Assistant", "ai-assistant@e2b.dev")
 

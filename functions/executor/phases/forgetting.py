@@ -1,0 +1,53 @@
+"""Before a sandbox is kept for a follow-up, the run's secrets are taken out of all that was written down in it."""
+
+import json
+from collections.abc import Iterable
+
+from functions.executor.agents import AGENTS
+from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases.agent import model_access
+from functions.executor.phases.bench import WORK_TREE
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.run import Run
+from shared.domain.secret import Secret
+
+JOB = "forget"
+START_WAIT_S = 3
+TIMEOUT_S = 120  # some ten gigabytes; a sandbox that holds more is not kept
+
+
+def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> bool | None:
+    """Whether the sandbox may be kept; None while that is being worked on."""
+    if not ports.settings.follow_up_window_s:
+        return False
+    state = folder.look(JOB)
+    if state.absent:
+        state = folder.start(JOB, _job(run, ports, secrets, folder), wait_s=START_WAIT_S)
+    return _succeeded(state) if state.over else None
+
+
+def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
+    preferences, _ = secrets.preferences()
+    key, _, _ = model_access(run.agent, ports.settings, preferences)
+    users = [*preferences.secrets(), secrets.git_token()]
+    spec = {"files": AGENTS[run.agent].secret_files, "work_tree": WORK_TREE}
+    return JobSpec(
+        argv=("python3", "forget.py", f"{JOB}/spec.json"),
+        user="root",
+        cwd=folder.path(),
+        timeout_s=TIMEOUT_S,
+        secret_env={"OUR_SECRETS": _listed([key]), "USERS_SECRETS": _listed(users)},
+        files={"spec.json": json.dumps(spec).encode()},
+    )
+
+
+def _listed(secrets: Iterable[Secret | None]) -> Secret:
+    return Secret(json.dumps([secret.reveal() for secret in secrets if secret]))
+
+
+def _succeeded(state: JobState) -> bool:
+    try:
+        return json.loads(state.chunk)["ok"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
