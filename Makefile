@@ -54,7 +54,7 @@ WORKERS ?= 2
 
 .PHONY: check
 check: lint ## Style, types, import contracts, unit and wire tests: before each push
-	$(RUN) pytest tests/unit tests/wire
+	$(RUN) pytest tests/unit tests/wire --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: test
 test: lint ## All of that and the tests that start the embedded stack: what CI runs
@@ -64,7 +64,7 @@ test: lint ## All of that and the tests that start the embedded stack: what CI r
 lint: $(DEV)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy functions shared local sandbox bench
+	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
 .PHONY: openapi

@@ -142,7 +142,7 @@ def _at_once(script: Script) -> Script:
     return replace(script, ends_at=0, output=tuple((0, data) for _, data in script.output))
 
 
-class _TimedWorld(World):
+class _TimedWorld(World):  # type: ignore[misc]  # one of the tests' fakes, which have no types
     """A world that counts the calls of its steps, and in which a step takes as long as it was measured to."""
 
     def __post_init__(self) -> None:
@@ -152,10 +152,10 @@ class _TimedWorld(World):
 
     def _survive(self, act: Callable[..., None], *arguments: Any) -> bool:
         if act is not on_message:  # the reaper: once a minute for the whole deployment, whatever runs
-            return super()._survive(act, *arguments)
+            return bool(super()._survive(act, *arguments))
         message, ports = arguments
         measured_s, began = STEP_S[self._kind_of_step()], self.clock.now
-        done = super()._survive(on_message, message, _counted(ports, self.calls))
+        done = bool(super()._survive(on_message, message, _counted(ports, self.calls)))
         waited_s = (self.clock.now - began).total_seconds()  # for a job to end
         self.clock.pass_(max(0.0, measured_s - waited_s))
         self.billed_s.append(max(measured_s, waited_s))
@@ -170,7 +170,7 @@ class _TimedWorld(World):
 
 def _counted(ports: Ports, calls: Counter[str]) -> Ports:
     """The same ports; each call to one adds to `calls`."""
-    watched = {name: _Counted(getattr(ports, name), name, calls) for name in ("runs", "queue", "sandboxes")}
+    watched: Any = {name: _Counted(getattr(ports, name), name, calls) for name in ("runs", "queue", "sandboxes")}
     return replace(ports, **watched)
 
 
