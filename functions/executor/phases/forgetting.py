@@ -5,11 +5,10 @@ from collections.abc import Iterable
 
 from functions.executor.agents import AGENTS
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases.agent import model_access
 from functions.executor.phases.bench import WORK_TREE
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
-from shared.domain.run import Run
+from shared.domain.run import AgentName, Run
 from shared.domain.secret import Secret
 
 JOB = "forget"
@@ -29,7 +28,11 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> boo
 
 def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
     preferences, _ = secrets.preferences()
-    key, _, _ = model_access(run.agent, ports.settings, preferences)
+    # Ours whatever the preferences say now: they may have changed since the agent was started with it.
+    ours = {
+        AgentName.CLAUDE: ports.settings.anthropic_api_key,
+        AgentName.CODEX: ports.settings.openai_api_key,
+    }[run.agent]
     users = [*preferences.secrets(), secrets.git_token()]
     spec = {"files": AGENTS[run.agent].secret_files, "work_tree": WORK_TREE}
     return JobSpec(
@@ -37,7 +40,7 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Job
         user="root",
         cwd=folder.path(),
         timeout_s=TIMEOUT_S,
-        secret_env={"OUR_SECRETS": _listed([key]), "USERS_SECRETS": _listed(users)},
+        secret_env={"OUR_SECRETS": _listed([ours]), "USERS_SECRETS": _listed(users)},
         files={"spec.json": json.dumps(spec).encode()},
     )
 

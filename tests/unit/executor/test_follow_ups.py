@@ -84,6 +84,32 @@ def test_what_is_to_be_forgotten_gets_there_by_a_file_that_is_gone(ended):
     }
 
 
+USERS_KEY = {"claudeCode": {"env": {"ANTHROPIC_API_KEY": "a-key-of-the-user"}}}
+
+
+def test_our_key_is_forgotten_also_where_the_user_has_brought_one_since(world):
+    user_id = world.start().user_id
+    world.until(Phase.COLLECTING)
+    world.database.preferences[user_id] = USERS_KEY
+    world.run_to_end()
+
+    sent = json.loads(world.sandboxes.last.uploaded("forget", "secret_env.json"))
+    assert json.loads(sent["OUR_SECRETS"]) == [ANTHROPIC_KEY]
+    assert "a-key-of-the-user" in json.loads(sent["USERS_SECRETS"])
+
+
+def test_work_is_kept_also_where_the_user_has_taken_the_only_key_away_since(world):
+    world.set(anthropic_api_key=None)
+    user_id = world.start().user_id
+    world.database.preferences[user_id] = USERS_KEY
+    world.until(Phase.COLLECTING)
+    world.database.preferences[user_id] = {}
+    world.run_to_end()
+
+    assert world.task["status"] == "completed"
+    assert world.task["git_diff"]
+
+
 def test_a_run_without_a_result_leaves_no_sandbox(world):
     world.scripts["clone"] = clone_failed("auth")
     world.start()
