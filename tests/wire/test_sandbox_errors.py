@@ -8,7 +8,7 @@ from e2b import exceptions
 from e2b.sandbox.commands.command_handle import CommandExitException
 
 from functions.executor.errors import SandboxGone
-from functions.executor.sandbox import _speaking_our_errors
+from functions.executor.sandbox_errors import speaking_our_errors
 from shared.domain.errors import AppError, RunFailed, Unavailable
 
 WRONG_KEY = "Invalid E2B API key. Please check your E2B_API_KEY environment variable."
@@ -50,7 +50,7 @@ CLASSES = {
 
 def spoken(error, **how):
     """What comes out when `error` is raised inside; it must be one of ours, and say where it came from."""
-    with pytest.raises(AppError) as raised, _speaking_our_errors(**how):
+    with pytest.raises(AppError) as raised, speaking_our_errors(**how):
         raise error
     assert raised.value.__cause__ is error
     return raised.value
@@ -151,12 +151,12 @@ def test_a_refusal_of_a_sandbox_in_use_does_not_claim_that_it_could_not_be_creat
 
 def test_a_command_that_exits_non_zero_and_our_own_errors_pass_untouched():
     for error in (CommandExitException("", "", 3, None), Unavailable("later"), SandboxGone()):
-        with pytest.raises(type(error)) as raised, _speaking_our_errors():
+        with pytest.raises(type(error)) as raised, speaking_our_errors():
             raise error
         assert raised.value is error
 
 
 def test_the_end_of_the_process_is_nobodys_to_catch():
     for error in (KeyboardInterrupt(), SystemExit()):
-        with pytest.raises(type(error)), _speaking_our_errors():
+        with pytest.raises(type(error)), speaking_our_errors():
             raise error

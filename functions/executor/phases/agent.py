@@ -5,6 +5,7 @@ from typing import Any
 
 from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases import handover
 from functions.executor.phases.bench import WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
@@ -31,7 +32,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     folder = folder_of(run, ports)
     state = folder.look(JOB, offset=run.output_offset, diary=_diary(run))
     if state.absent:
-        state = folder.start(JOB, _job(run, ports, preferences))
+        state = folder.start(JOB, _job(run, ports, secrets, preferences))
     seen = _Seen(run, ports, state)
     seen.drain(folder)
     if not (seen.reader.result or seen.state.over) and too_dear(run, usage_of(seen.reader), ports.settings):
@@ -119,7 +120,7 @@ def _diary(run: Run) -> Diary | None:
     return AGENTS[run.agent].diary(ReaderState.from_json(run.reader_state))
 
 
-def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
+def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPreferences) -> JobSpec:
     settings = ports.settings
     key, base_url, model = model_access(run.agent, settings, preferences)
     command = AGENTS[run.agent].command(
@@ -130,10 +131,11 @@ def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
         resume=run.agent_session_id,
         preferences=preferences,
     )
+    key_env, secret_key_env = handover.model_key(run, key, command.secret_env, ports, secrets)
     return JobSpec(
         argv=command.argv,
-        env=command.env,
-        secret_env={**command.own_env, **(dict.fromkeys(command.secret_env, key) if key else {})},
+        env={**command.env, **key_env},
+        secret_env={**command.own_env, **secret_key_env},
         home_files=command.home_files,
         stdin=run.prompt,
         user="agent",

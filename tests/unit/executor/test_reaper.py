@@ -24,6 +24,7 @@ def test_nothing_to_do_is_nothing_done(world):
         "nudge_due_runs": 0,
         "wake_waiting_runs": 0,
         "kill_lost_sandboxes": 0,
+        "destroy_lost_secrets": 0,
         "expire_credentials": 0,
     }
 
@@ -149,5 +150,6 @@ def test_the_lambda_entry_answers_what_was_done(world, monkeypatch):
         "nudge_due_runs": 0,
         "wake_waiting_runs": 0,
         "kill_lost_sandboxes": 0,
+        "destroy_lost_secrets": 0,
         "expire_credentials": 0,
     }
