@@ -247,7 +247,7 @@ class World:
         reaper_at = self.clock.now
         for _ in range(self.patience):
             self._take_sent()
-            if not self.waiting and not self._alive() and not self.sandboxes.boxes:
+            if not (self.waiting or self._alive() or self.sandboxes.boxes or self.sandboxes.secrets):
                 return
             reaper_at = max(reaper_at, self.clock.now)
             if self.waiting and self.waiting[0][0] <= reaper_at:

@@ -161,6 +161,7 @@ class FakeSandboxes:
     created: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     last: FakeSandbox | None = None  # the one created last, also when it is gone
+    ever: list[FakeSandbox] = field(default_factory=list)
     down: Exception | None = None
     lease_s: float = 900
     team_has: set[str] = field(default_factory=set)
@@ -180,6 +181,7 @@ class FakeSandboxes:
         self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now, lease_until)
         self.last.network = network
         self.boxes[self.last.id] = self.last
+        self.ever.append(self.last)
         return self.last.id
 
     def attach(self, sandbox_id: str) -> "FakeWorkbench":
