@@ -5,8 +5,8 @@ Two ways, by the setting SANDBOX_SECRETS:
 - *egress*: E2B keeps the secret and puts it into the header of requests to one host, outside the sandbox, which never
   holds it. It takes an address with https and a name. While its rule is live, whatever runs in the sandbox can use the
   secret there, so it is taken back before the run leaves the phase that needs it.
-- *file*: the sandbox gets it in a file that only root can read. Where E2B does not offer the other way to this team,
-  `auto` falls back on it.
+- *file*: the sandbox gets it in a file that only root can read. Where E2B does not offer the other way to this team, or
+  where its secrets stay out of order, `auto` falls back on it.
 
 Each of these calls may be made again after a crash.
 """
@@ -22,7 +22,7 @@ from functions.executor.jobs import RunFolder
 from functions.executor.phases.bench import repository_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
-from shared.domain.errors import RunFailed
+from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import (
     MODEL_HOSTS,
     OPEN_NETWORK,
@@ -41,6 +41,8 @@ logger = get_logger("executor")
 
 # The phases that need a secret, and what it is called.
 SECRETS = {Phase.CLONING: "git", Phase.AGENT: "model"}
+# Attempts at a step for which E2B's secrets may be out of order; then the run gets along without them.
+PATIENCE = 3
 STAND_IN = "put-in-outside-the-sandbox"  # for a program that does not start without a key
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # E2B opens TLS to put a secret in; its certificate is in the system's bundle, which programs only read when told to.
@@ -99,7 +101,13 @@ def left(run: Run, outcome: Outcome, ports: Ports, secrets: StepSecrets) -> None
         return
     if run.sandbox_id:
         ports.sandboxes.set_network(run.sandbox_id, network_of(run, ports, secrets))
-    ports.sandboxes.destroy_secret(_name(run))
+    try:
+        ports.sandboxes.destroy_secret(_name(run))
+    except Unavailable as error:
+        if run.attempt < PATIENCE:
+            raise
+        # Without its rule it is of no use to the sandbox, and the reaper destroys it when the run has ended.
+        logger.warning("secret.not_destroyed", extra={"secret": SECRETS[run.phase], **error.for_log()})
 
 
 def destroy(run: Run, ports: Ports) -> None:
@@ -126,10 +134,12 @@ def _by_egress(grant: Grant, run: Run, ports: Ports, secrets: StepSecrets) -> bo
         return False
     try:
         _inject(grant, run, ports, secrets)
-    except InjectionUnavailable as error:
+    except (InjectionUnavailable, Unavailable) as error:
+        if isinstance(error, Unavailable) and run.attempt < PATIENCE:
+            raise
         if ports.settings.sandbox_secrets == "egress":
             raise RunFailed(
-                "Secrets must stay outside of sandboxes here (SANDBOX_SECRETS=egress), and E2B does not offer that.",
+                "Secrets must stay outside of sandboxes here (SANDBOX_SECRETS=egress), and E2B does not do that.",
                 error_code="injection_unavailable",
                 **error.context,
             ) from error

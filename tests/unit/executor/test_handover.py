@@ -136,9 +136,6 @@ def test_a_run_ends_also_when_its_secret_cannot_be_destroyed_now(world):
     world.start()
     destroy = world.sandboxes.destroy_secret
 
-    def out_of_order(_name):
-        raise Unavailable("The sandbox service does not answer now.")
-
     world.sandboxes.destroy_secret = out_of_order
     world.run_to_end()
     assert world.run_row["error_code"] == "git_auth"
@@ -174,6 +171,60 @@ def test_the_log_tells_which_way_was_taken_and_no_value(world, caplog):
 
     assert [record.secret for record in caplog.records if record.message == "secret.by_egress"] == ["git", "model"]
     assert not any(secret in str(vars(record)) for record in caplog.records for secret in (GIT_TOKEN, ANTHROPIC_KEY))
+
+
+# --- when E2B's secrets are out of order
+
+
+def out_of_order(*_):
+    raise Unavailable("The sandbox service does not answer now.")
+
+
+def test_secrets_that_are_out_of_order_for_a_moment_are_waited_for(world):
+    store, tries = world.sandboxes.store_secret, []
+
+    def at_the_second_try(*secret):
+        tries.append(secret)
+        out_of_order() if len(tries) == 1 else store(*secret)
+
+    world.sandboxes.store_secret = at_the_second_try
+    world.start()
+    world.run_to_end()
+
+    assert world.run_row["status"] == "completed"
+    assert GIT_TOKEN.encode() not in uploads(world)
+
+
+def test_secrets_that_stay_out_of_order_do_not_hold_a_run_up_for_long(world):
+    world.sandboxes.store_secret = world.sandboxes.destroy_secret = out_of_order
+    world.start()
+    world.run_to_end()
+
+    assert world.run_row["status"] == "completed"
+    assert world.sandboxes.last.uploaded("clone", "git_token") == GIT_TOKEN.encode()
+
+
+def test_where_no_secret_may_be_written_down_the_run_fails_instead(world):
+    world.sandboxes.store_secret = out_of_order
+    world.set(sandbox_secrets="egress")
+    world.start()
+    world.run_to_end()
+
+    assert (world.run_row["status"], world.run_row["error_code"]) == ("failed", "injection_unavailable")
+    assert GIT_TOKEN.encode() not in uploads(world)
+
+
+def test_a_secret_that_cannot_be_destroyed_keeps_no_rule_and_goes_when_the_run_has_ended(world):
+    destroy, world.sandboxes.destroy_secret = world.sandboxes.destroy_secret, out_of_order
+    world.start()
+    world.until(Phase.AGENT)
+    assert (rules(world), len(world.sandboxes.secrets)) == ((), 1)
+    world.run_to_end()
+    assert world.run_row["status"] == "completed"
+    assert len(world.sandboxes.secrets) == 2
+
+    world.sandboxes.destroy_secret = destroy
+    assert reap(world.ports)["destroy_lost_secrets"] == 2
 
 
 # --- as a file
