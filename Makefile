@@ -87,6 +87,10 @@ build: $(SAM) ## Build the function bundles into .aws-sam (no Docker needed)
 deploy: build ## Deploy to your AWS account with the settings of samconfig.toml (STAGE=dev|prod)
 	$(SAM) deploy --config-env $(STAGE)
 
+.PHONY: replay
+replay: $(LOCAL) ## Have the runs done again that were given up, once what broke is mended (STAGE=dev|prod)
+	@$(WITH_ENV) exec $(RUN) functions.executor.replay --stack async-code-$(STAGE)
+
 .PHONY: sandbox
 sandbox: $(LOCAL) ## Build the E2B sandbox template that e2b.toml describes (needs E2B_API_KEY)
 	@$(WITH_ENV) exec $(RUN) sandbox.template

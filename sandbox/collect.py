@@ -12,7 +12,7 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 
 Writes the result (see `collect`) to `out` and prints one line of JSON, exit 0:
 
-    {"ok": true, "bytes", "sha256" of the result, "files": how many changed}
+    {"ok": true, "bytes", "sha256" of the result, "files": how many changed, "tree": the id of all of them}
     {"ok": false, "error": work_tree_missing | work_tree_unsafe | base_missing | failed, "message"}
 
 How it stays safe: git works with a repository of ours, in a throwaway folder that borrows the objects of the
@@ -661,7 +661,8 @@ def run(spec: Spec) -> dict[str, Any]:
     data = json.dumps(result, ensure_ascii=False).encode("utf-8")
     write(RUN / spec.out, data)
     digest = hashlib.sha256(data).hexdigest()
-    return {"ok": True, "bytes": len(data), "sha256": digest, "files": result["files_changed"]}
+    told = {"files": result["files_changed"], "tree": result["tree"]}
+    return {"ok": True, "bytes": len(data), "sha256": digest, **told}
 
 
 def main(arguments: list[str]) -> int:

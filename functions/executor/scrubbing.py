@@ -87,10 +87,11 @@ class StepSecrets:
             events=events,
             error=self._text(outcome.error),
             message=self._text(outcome.message),
-            result=self._scrub_result(outcome.result) if outcome.result else None,
+            result=self.scrub_result(outcome.result) if outcome.result else None,
         )
 
-    def _scrub_result(self, result: Result) -> Result:
+    def scrub_result(self, result: Result) -> Result:
+        """The same result without the run's own secrets and NUL characters."""
         return replace(
             result,
             diff=self._values(result.diff),

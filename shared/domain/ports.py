@@ -6,8 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage
-from shared.domain.run import Advance, AgentName, Finish, Run, RunKind
+from shared.domain.run import Advance, AgentName, Finish, Result, Run, RunKind
 from shared.domain.secret import Sealed, SealedFor, SealedToken, Secret
 from shared.domain.task import TaskStatus
 
@@ -295,7 +296,14 @@ class RunStore(Protocol):
         ...
 
     def finish(self, run: Run, end: Finish) -> bool:
-        """End the run and its task in one transaction. False when the fence was lost."""
+        """End the run and its task in one transaction. False when the fence was lost.
+
+        Without a result, the last checkpoint is what the run leaves.
+        """
+        ...
+
+    def save_checkpoint(self, run: Run, result: Result) -> bool:
+        """Save what the run has changed so far. False when the fence was lost."""
         ...
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
@@ -308,6 +316,21 @@ class RunStore(Protocol):
 
     def needed(self, sandboxes: Mapping[str, str]) -> set[str]:
         """Which of these sandboxes (id -> the run that it was made for) an active run works in or may take over."""
+        ...
+
+    def without_sandbox(self, sandboxes: Collection[str], *, grace_s: int) -> list[RunMessage]:
+        """Nudges for running runs whose sandbox is none of these, and that nobody has touched for `grace_s` seconds."""
+        ...
+
+    def end_stuck(self, *, waited_s: int, waited: RunFailed, orphaned: str) -> int:
+        """End runs that have waited so long for a sandbox, and active tasks without an active run. How many."""
+        ...
+
+    def replay(self, run_id: str) -> RunMessage | None:
+        """Have done again what a run was to do that ended as INTERNAL: the nudge of the new run.
+
+        None when there is nothing to do again: it did not end so, or something else was asked of its task since.
+        """
         ...
 
     def saved_patch(self, run: Run) -> str | None:

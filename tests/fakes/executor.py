@@ -48,6 +48,7 @@ SETTINGS = ExecutorSettings.from_env(
         "CLAUDE_MODEL": "claude-opus-5-5",
         "CODEX_MODEL": "gpt-6.1-sol",
         "FOLLOW_UP_WINDOW_S": "600",  # a story lasts until nobody needs its sandboxes
+        "REPLAY_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/replay",
     }
 )
 
@@ -106,10 +107,11 @@ def clone_failed(error: str, message: str = "git said no") -> Script:
     return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
 
 
-def collects(result: dict) -> Script:
+def collects(result: dict, *, into: str = "result.json") -> Script:
     raw = json.dumps(result, ensure_ascii=False).encode()
-    report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    return Script(ends_at=1, output=((1, json_lines(report)),), writes={"result.json": raw})
+    told = {"files": result["files_changed"], "tree": result["tree"]}
+    report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), **told}
+    return Script(ends_at=1, output=((1, json_lines(report)),), writes={into: raw})
 
 
 def forgets(**report) -> Script:
@@ -131,6 +133,7 @@ def good_scripts() -> dict[str, Script]:
         "agent": prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=40),
         "forget": forgets(),
         "collect": collects(collected(changed_file("new.txt"))),
+        "checkpoint": collects(collected(changed_file("half.txt"), tree="9" * 40), into="checkpoint.json"),
     }
 
 
@@ -139,6 +142,7 @@ def make_ports(world: "World", **settings) -> Ports:
     return Ports(
         runs=world.store,
         queue=world.queue,
+        replays=world.replays,
         sandboxes=world.sandboxes,
         box=world.box,
         settings=replace(SETTINGS, **settings),
@@ -163,6 +167,7 @@ class World:
     def __post_init__(self) -> None:
         self.database = FakeRunDatabase(self.clock)
         self.queue = FakeRunQueue()
+        self.replays = FakeRunQueue()
         self.sandboxes = FakeSandboxes(self.clock, self.scripts, lease_s=SETTINGS.sandbox_lease_s)
         self.box = LocalBox.from_ring(SETTINGS.secrets_master_keys)
         self.store = self.database.store(lease_s=SETTINGS.step_lease_s, run_timeout_s=SETTINGS.run_timeout_s)
@@ -201,6 +206,12 @@ class World:
     def retry(self) -> RunMessage:
         """The last run's task again; the message."""
         return self._send(self.database.retry(self.run_row["task_id"]))
+
+    def replay(self) -> None:
+        """What `make replay` does: the messages that were put aside go back to the task queue."""
+        for message, _ in self.replays.sent:
+            self.queue.send(message)
+        self.replays.sent.clear()
 
     def _send(self, started: StartedRun) -> RunMessage:
         user_id = self.database.runs[started.run_id]["user_id"]

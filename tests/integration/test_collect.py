@@ -96,6 +96,7 @@ class Run:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "files": answer["files"],
+            "tree": json.loads(data)["tree"],
         }
         return answer, json.loads(data)
 

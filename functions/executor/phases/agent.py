@@ -1,10 +1,12 @@
 """The agent works, detached. A step looks at it for a second, turns its new output into events, and leaves."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases import checkpoint
 from functions.executor.phases.bench import WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
@@ -46,7 +48,9 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         # It said its last word before the previous look and still has not gone: some versions hang there.
         folder.stop(JOB)
         return seen.collect(*_verdict(run, seen, ports))
-    return seen.carry_on(0 if seen.state.more else check_in_s(run, ports))
+    if seen.state.more:
+        return seen.carry_on(0)
+    return seen.carry_on(check_in_s(run, ports), checkpoint=checkpoint.look(run, ports, secrets, folder))
 
 
 def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
@@ -84,9 +88,9 @@ class _Seen:
         """Read on from where the last look ended."""
         self._take(folder.look(JOB, offset=self.state.offset, wait_s=wait_s))
 
-    def carry_on(self, check_in_s: int) -> Advance:
-        """Look again later."""
-        changes = self._changes()
+    def carry_on(self, check_in_s: int, *, checkpoint: Mapping[str, Any] | None = None) -> Advance:
+        """Look again later; `checkpoint` is how it stands with that, where that has changed."""
+        changes = self._changes() | ({"checkpoint": dict(checkpoint)} if checkpoint else {})
         return Advance(check_in_s=check_in_s, changes=changes, events=tuple(self._events))
 
     def collect(self, error_code: str | None, error: str | None) -> Advance:
