@@ -189,6 +189,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         branch=row["branch"],
         model=row["model"],
         max_cost_usd=row["max_cost_usd"],
+        max_duration_s=row["max_duration_s"],
         setup_script=row["setup_script"],
         deadline_at=_time(row["deadline_at"]),
         cancel_requested=row["cancel_requested_at"] is not None,

@@ -32,6 +32,7 @@ class NewTask:
     request_hash: str | None = None  # tells a repeated request under the same key from another one
     model: str | None = None
     max_cost_usd: float | None = None  # None: what the deployment allows
+    max_duration_s: int | None = None  # None: what the deployment gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +100,8 @@ class TaskStore(Protocol):
     """The database as one signed-in user sees it. Rows have the keys of the wire contract."""
 
     def create(self, task: NewTask) -> StartedRun:
-        """Raises NotFound for a foreign project, Conflict for a key under which something else was asked, TooMany
-        beyond a limit of the user's, Unavailable.
+        """Raises NotFound for a foreign project, Conflict for a key under which something else was asked, InvalidInput
+        (code `max_duration_too_long`), TooMany beyond a limit of the user's, Unavailable.
         """
         ...
 

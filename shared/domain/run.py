@@ -72,6 +72,7 @@ class Run:
     branch: str
     model: str | None = None
     max_cost_usd: float | None = None  # what its user allows; None: what the deployment does
+    max_duration_s: int | None = None  # as its user wants it; None: what the deployment gives
     setup_script: str | None = None
     deadline_at: datetime | None = None
     cancel_requested: bool = False

@@ -79,6 +79,7 @@ class FakeRunDatabase:
             "running_per_user": 10,
             "running_in_all": 100,
             "started_per_second": 5,
+            "max_duration_s": 86_400,
         }
     )
     ids: itertools.count = field(default_factory=lambda: itertools.count(1))
@@ -123,7 +124,7 @@ class FakeRunDatabase:
         started = self._insert_run(task, prompt or last["prompt"], None, None, kind=kind)
         run, goes_on = self.runs[started.run_id], kind is RunKind.FOLLOW_UP
         run["base_commit"] = task["execution_metadata"].get("base_commit") if goes_on else None
-        run["max_cost_usd"] = last["max_cost_usd"]
+        run |= {name: last[name] for name in ("max_cost_usd", "max_duration_s")}
         if last["kept_until"] and last["kept_until"] > self.now():
             run["sandbox_id"], last["kept_until"] = last["sandbox_id"], None
             if goes_on:
@@ -161,6 +162,7 @@ class FakeRunDatabase:
             "agent": AgentName(task["agent"]),
             "model": new.model if new else None,
             "max_cost_usd": new.max_cost_usd if new else None,
+            "max_duration_s": new.max_duration_s if new else None,
             "trace_id": new.trace_id if new else None,
             "git_credential_id": credential_id,
             "status": RunStatus.QUEUED,
@@ -372,7 +374,8 @@ class FakeRunStore:
 
     def _admit(self, row: Row) -> None:
         row |= {"status": RunStatus.RUNNING, "phase": Phase.PROVISIONING, "started_at": self._now}
-        row["deadline_at"] = self._now + timedelta(seconds=self.run_timeout_s)
+        most_s = max(self.run_timeout_s, self.database.limits["max_duration_s"])
+        row["deadline_at"] = self._now + timedelta(seconds=min(row["max_duration_s"] or self.run_timeout_s, most_s))
         self.database.tasks[row["task_id"]] |= {"status": "running", "started_at": self._now.isoformat()}
         self.database.append_events(row["task_id"], row["id"], [Event("phase", {"phase": "provisioning"})])
 

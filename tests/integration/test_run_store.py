@@ -608,6 +608,19 @@ def test_the_deadline_is_counted_from_admission(db):
     assert run.deadline_at - run.started_at == timedelta(seconds=100)
 
 
+def test_a_run_may_take_as_long_as_its_user_wants_and_so_may_the_tasks_next_one(own_db):
+    store = own_db.run_store(run_timeout_s=100)
+    user_id, started = own_db.start(max_duration_s=7200)
+    run = store.claim(own_db.message(user_id, started)).run
+    store.finish(run, Finish(status=RunStatus.FAILED))
+    again = own_db.retry(user_id, started)
+
+    assert run.deadline_at - run.started_at == timedelta(seconds=7200)
+    own_db.set_limits(max_duration_s=3600)  # lowered meanwhile
+    run = store.claim(own_db.message(user_id, again)).run
+    assert run.deadline_at - run.started_at == timedelta(seconds=3600)
+
+
 def test_the_limit_of_a_runs_cost_is_that_of_the_tasks_next_run_too(db):
     user_id, started = db.start(max_cost_usd=0.25)
     run = db.runs.claim(db.message(user_id, started)).run

@@ -173,6 +173,8 @@ def model_access(
 
 def _seconds_left(run: Run, ports: Ports) -> int:
     whole = timedelta(seconds=ports.settings.run_timeout_s)
+    if run.deadline_at and run.started_at:
+        whole = run.deadline_at - run.started_at
     left = run.deadline_at - ports.now() if run.deadline_at else whole
     return max(1, int((left - min(COLLECTION_RESERVE, whole / 10)).total_seconds()))
 
