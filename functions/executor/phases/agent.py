@@ -1,6 +1,5 @@
 """The agent works, detached. A step looks at it for a second, turns its new output into events, and leaves."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -50,7 +49,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         return seen.collect(*_verdict(run, seen, ports))
     if seen.state.more:
         return seen.carry_on(0)
-    return seen.carry_on(check_in_s(run, ports), checkpoint=checkpoint.look(run, ports, secrets, folder))
+    return seen.carry_on(check_in_s(run, ports), checkpoint.look(run, ports, secrets, folder))
 
 
 def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
@@ -88,10 +87,11 @@ class _Seen:
         """Read on from where the last look ended."""
         self._take(folder.look(JOB, offset=self.state.offset, wait_s=wait_s))
 
-    def carry_on(self, check_in_s: int, *, checkpoint: Mapping[str, Any] | None = None) -> Advance:
-        """Look again later; `checkpoint` is how it stands with that, where that has changed."""
-        changes = self._changes() | ({"checkpoint": dict(checkpoint)} if checkpoint else {})
-        return Advance(check_in_s=check_in_s, changes=changes, events=tuple(self._events))
+    def carry_on(self, check_in_s: int, looked: checkpoint.Looked | None = None) -> Advance:
+        """Look again later. `looked`: what this step has done about a checkpoint."""
+        mark, events = looked or checkpoint.Looked()
+        changes = self._changes() | ({"checkpoint": dict(mark)} if mark else {})
+        return Advance(check_in_s=check_in_s, changes=changes, events=(*self._events, *events))
 
     def collect(self, error_code: str | None, error: str | None) -> Advance:
         """The agent is done, well or not: its changes are collected in any case."""

@@ -72,6 +72,16 @@ def test_what_was_changed_so_far_stands_in_the_task_while_the_agent_works(world)
     assert datetime.fromisoformat(task["execution_metadata"]["checkpoint_at"]) < world.clock.now
 
 
+def test_whoever_watches_is_told_which_files_have_changed(world):
+    world.start()
+
+    let_work(world, LONG_S - 200)
+
+    assert world.payloads("changes") == [
+        {"additions": 1, "deletions": 0, "files": 1, "changed_files": ["half.txt"]},
+    ]
+
+
 def test_no_more_than_some_minutes_pass_between_two_of_them(world):
     for n in range(1, 20):
         world.scripts[f"checkpoint-{n}"] = finds(changed_file(f"{n}.txt"), tree=f"{n:040x}")

@@ -369,9 +369,11 @@ def ending_of(world):
 
 
 def told(world):
-    """The live log; a script's output may come in other pieces, and a deadline some seconds later."""
+    """The live log; a script's output may come in other pieces, a checkpoint and a deadline some seconds later."""
     log = []
     for event in world.events:
+        if event["kind"] == "changes":
+            continue
         payload = {name: without_times(value) for name, value in event["payload"].items()}
         if log and event["kind"] == log[-1][0] == "setup_output":
             log[-1] = ("setup_output", {"text": log[-1][1]["text"] + payload["text"]})
