@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.contents import ContentPart
 from shared.domain.messages import RunMessage
 from shared.domain.run import Advance, AgentName, Finish, Run, RunKind
 from shared.domain.secret import Sealed, SealedFor, SealedToken, Secret
@@ -296,6 +297,14 @@ class RunStore(Protocol):
 
     def finish(self, run: Run, end: Finish) -> bool:
         """End the run and its task in one transaction. False when the fence was lost."""
+        ...
+
+    def stored_contents(self, run: Run) -> set[str]:
+        """The ids of the run's contents that store_contents has stored whole."""
+        ...
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        """Store what lies apart from the result, before finish; what is there stays. False when the fence was lost."""
         ...
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:

@@ -1,6 +1,6 @@
 """A pull request: which task may have one, what it says and holds, and what that takes of GitHub and the database."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +113,17 @@ class ChangeStore(Protocol):
 
     def latest(self, task_id: int, *, owner_id: str) -> RunChanges:
         """Of the task's last completed run; empty when nothing was stored file by file."""
+        ...
+
+    def files(self, task_id: int, *, owner_id: str) -> list[Row]:
+        """Path, previous_path, status, mode, size and truncated of each file that the task has changed, by path."""
+        ...
+
+    def file(self, task_id: int, path: str, *, sides: Collection[str], owner_id: str) -> Row | None:
+        """The row of one of them, with `before` and `after` as bytes; of a large one, those of `sides` only.
+
+        A side is None where it does not exist, was not asked for, or was too much to be stored. None: no such file.
+        """
         ...
 
     def record_pull_request(self, task_id: int, pull_request: PullRequest) -> None:

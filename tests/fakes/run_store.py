@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
+from shared.domain.contents import ContentPart, joined
 from shared.domain.errors import InvalidInput, TooMany
 from shared.domain.messages import RunMessage
 from shared.domain.ports import Claim, ClaimOutcome, NewTask, OwnersEnvironment, Row, StartedRun
@@ -58,6 +59,7 @@ class FakeRunDatabase:
     runs: dict[str, Row] = field(default_factory=dict)
     events: list[Row] = field(default_factory=list)
     files: list[Row] = field(default_factory=list)
+    contents: dict[tuple[str, str, int], ContentPart] = field(default_factory=dict)  # by run, id and part
     credentials: dict[str, Row] = field(default_factory=dict)
     preferences: dict[str, object] = field(default_factory=dict)  # by user
     limits: dict[str, int] = field(
@@ -249,6 +251,16 @@ class FakeRunStore:
             task["chat_messages"] = [*task["chat_messages"], self.database._chat_message("assistant", end.message)]
         self._drop_credentials({run.git_credential_id})
         self.database.append_events(run.task_id, run.id, end.events)
+        return True
+
+    def stored_contents(self, run: Run) -> set[str]:
+        return set(joined(part for (run_id, _, _), part in self.database.contents.items() if run_id == run.id))
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        if self._held(run) is None:
+            return False
+        for part in parts:
+            self.database.contents.setdefault((run.id, part.id, part.part), part)
         return True
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:

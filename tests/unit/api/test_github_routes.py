@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from shared.domain.binary_patch import blob_id
 from shared.domain.changes import FileChange, RunChanges
 from shared.domain.errors import TooMany, Unavailable
 from shared.domain.patch import File
@@ -13,6 +14,7 @@ REPO_URL = "https://github.com/o/r"
 TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
 REGULAR = "100644"
 README = File(REGULAR, b"# r\n\none\ntwo\n")
+README_ID, OLD_ID = blob_id(README.content), blob_id(b"old\n")
 FILES = {"README.md": README, "old.txt": File(REGULAR, b"old\n")}
 PROMPT = "make the readme   better\nin every respect that anybody could think of"
 DIFF = """\
@@ -270,10 +272,10 @@ def test_what_a_run_stored_file_by_file_needs_no_look_at_the_repository(propose,
     world.changes[task_id] = RunChanges(
         main.id,
         (
-            FileChange(path="README.md", mode=None, before=README.content, after=None),
-            FileChange(path="bin", mode="100755", before=None, after=b"\0\xff"),
-            FileChange(path="link", mode="120000", before=None, after=b"bin"),
-            FileChange(path="moved.txt", previous_path="old.txt", mode=REGULAR, before=b"old\n", after=b"new\n"),
+            FileChange(path="README.md", mode=None, before_id=README_ID, after=None),
+            FileChange(path="bin", mode="100755", before_id=None, after=b"\0\xff"),
+            FileChange(path="link", mode="120000", before_id=None, after=b"bin"),
+            FileChange(path="moved.txt", previous_path="old.txt", mode=REGULAR, before_id=OLD_ID, after=b"new\n"),
         ),
     )
 
@@ -292,7 +294,9 @@ def test_what_a_run_stored_file_by_file_needs_no_look_at_the_repository(propose,
 
 def test_files_that_were_too_large_to_store_come_from_the_patch(propose, world, make_task, repository, main):
     task_id = make_task(changed_files=["README.md", "new.txt"])
-    world.changes[task_id] = RunChanges(main.id, (FileChange(path="new.txt", mode=REGULAR, before=None, after=b"n"),))
+    world.changes[task_id] = RunChanges(
+        main.id, (FileChange(path="new.txt", mode=REGULAR, before_id=None, after=b"n"),)
+    )
 
     answer = propose(task_id)
 
@@ -304,7 +308,7 @@ def test_files_that_were_too_large_to_store_come_from_the_patch(propose, world, 
 
 def test_files_alone_will_do_where_the_patch_was_too_large(propose, world, make_task, main):
     task_id = make_task(git_patch=None)
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"x")
+    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"x")
 
     assert refusal(propose(task_id)) == (400, "No patch data available for this task")
     world.changes[task_id] = RunChanges(main.id, (change,))
@@ -406,8 +410,8 @@ def test_where_the_agents_commit_is_gone_its_files_must_be_as_it_found_them(
 ):
     task_id = make_task(changed_files=["README.md", "new.txt"])
     files = (
-        FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"changed\n"),
-        FileChange(path="new.txt", mode=REGULAR, before=None, after=b"new\n"),
+        FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"changed\n"),
+        FileChange(path="new.txt", mode=REGULAR, before_id=None, after=b"new\n"),
     )
     world.changes[task_id] = RunChanges(base_commit, files)
     taken = repository.add_commit(FILES | {"new.txt": README}, main.id, branch="main")
@@ -424,14 +428,14 @@ def test_where_the_agents_commit_is_gone_its_files_must_be_as_it_found_them(
 
 
 def test_all_that_the_agent_did_must_arrive(propose, world, make_task, repository, main):
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"changed\n")
+    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"changed\n")
     changed = repository.commits[repository.add_commit(FILES | {"README.md": File(REGULAR, b"changed\n")})].tree
     short = make_task(execution_metadata={"tree": "1" * 40})
     whole = make_task(execution_metadata={"tree": changed})
     scrubbed = make_task(execution_metadata={"tree": "1" * 40})
     for task_id in (short, whole):
         world.changes[task_id] = RunChanges(main.id, (change,))
-    without_secret = FileChange(path="README.md", mode=REGULAR, before=b"", after=f"token: {REDACTED}\n".encode())
+    without_secret = FileChange(path="README.md", mode=REGULAR, before_id=None, after=f"token: {REDACTED}\n".encode())
     world.changes[scrubbed] = RunChanges(main.id, (without_secret,))
 
     text = "What was stored of the changes is not all that the agent did. Run the task again."
@@ -485,7 +489,7 @@ def test_a_token_that_may_not_write_is_told_what_it_lacks(propose, world, make_t
 
 def test_workflows_need_a_right_that_github_does_not_name(propose, world, make_task, main):
     task_id = make_task(changed_files=[".github/workflows/ci.yml"])
-    change = FileChange(path=".github/workflows/ci.yml", mode=REGULAR, before=None, after=b"on: push\n")
+    change = FileChange(path=".github/workflows/ci.yml", mode=REGULAR, before_id=None, after=b"on: push\n")
     world.changes[task_id] = RunChanges(main.id, (change,))
     world.github.fails["create_branch"] = GitHubRefused(404, "Not Found")
 
@@ -559,7 +563,7 @@ def test_our_branch_of_an_earlier_run_is_moved_to_the_new_changes(propose, world
     task_id = make_task()
     propose(task_id)
     repository.pulls[0]["open"] = False
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"second run\n")
+    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"second run\n")
     world.changes[task_id] = RunChanges(main.id, (change,))
 
     assert propose(task_id).status == 200
