@@ -1,4 +1,6 @@
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,7 +10,7 @@ from shared.domain.errors import TooMany, Unavailable
 from shared.domain.patch import File
 from shared.domain.pull_request import COMMITTER, MAX_BODY_CHARS, MAX_TITLE_CHARS, GitHubRefused, TokenOwner
 from shared.domain.redaction import REDACTED
-from tests.fakes.github import FakeRepository
+from tests.fakes.github import FakeClient, FakeRepository
 
 REPO_URL = "https://github.com/o/r"
 TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
@@ -356,7 +358,7 @@ def test_a_very_long_prompt_is_cut_to_what_github_accepts(propose, make_task, re
     assert pull["body"].endswith("x…")
 
 
-@pytest.mark.parametrize("wrong", [{"title": 5}, {"body": []}, {"github_token": 5}])
+@pytest.mark.parametrize("wrong", [{"title": 5}, {"body": []}, {"github_token": 5}, {"draft": "yes"}])
 def test_what_is_no_text_is_refused(propose, world, make_task, wrong):
     answer = propose(make_task(), **wrong)
 
@@ -559,15 +561,153 @@ def test_a_pull_request_that_was_made_but_not_noted_is_found(propose, world, mak
     assert len(repository.pulls) == 1
 
 
-def test_our_branch_of_an_earlier_run_is_moved_to_the_new_changes(propose, world, make_task, repository, main):
+@pytest.fixture
+def finish(world, repository, main):
+    """The end of another run of the task: README.md holds `after` now; the tree is noted, as the executor does."""
+
+    def end(task_id, after, *, prompt="and more", base=main, others=FILES):
+        change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=after)
+        world.changes[task_id] = RunChanges(base.id, (change,), prompt)
+        commit = repository.add_commit(others | {"README.md": File(REGULAR, after)})
+        row = world.database.tasks[task_id]
+        said = [*row["chat_messages"], {"role": "user", "content": prompt, "timestamp": "2026-11-24T09:00:00+00:00"}]
+        row |= {"execution_metadata": {"tree": repository.commits[commit].tree}, "chat_messages": said}
+
+    return end
+
+
+def test_after_a_follow_up_the_same_pull_request_gets_another_commit(
+    propose, world, make_task, repository, main, finish
+):
+    task_id = make_task()
+    first, branch = propose(task_id).json(), f"claude-code-{task_id}"
+    head = repository.branches[branch]
+    finish(task_id, b"second run\n")
+
+    again = propose(task_id)
+
+    commit = repository.commits[repository.branches[branch]]
+    assert (again.status, again.json()) == (200, first)
+    assert (commit.parents, commit.message) == ((head,), "Claude Code: and more")
+    assert repository.files(branch) == FILES | {"README.md": File(REGULAR, b"second run\n")}
+    assert len(repository.pulls) == 1
+    world.github.calls.clear()
+    assert propose(task_id).json() == first
+    assert not world.github.changed
+
+
+def test_a_pull_request_that_is_first_made_after_a_follow_up_is_one_commit(
+    propose, make_task, repository, main, finish
+):
+    task_id = make_task()
+    finish(task_id, b"both\n")
+
+    propose(task_id)
+
+    commit = repository.commits[repository.branches[f"claude-code-{task_id}"]]
+    assert commit.parents == (main.id,)
+    assert commit.message.startswith("Claude Code: make the readme better")
+
+
+def test_a_retry_from_a_newer_base_does_not_claim_what_others_did_there(propose, make_task, repository, main, finish):
     task_id = make_task()
     propose(task_id)
-    repository.pulls[0]["open"] = False
-    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"second run\n")
-    world.changes[task_id] = RunChanges(main.id, (change,))
+    head = repository.branches[f"claude-code-{task_id}"]
+    others = FILES | {"since.txt": File(REGULAR, b"x")}
+    newer = repository.commits[repository.add_commit(others, main.id, branch="main")]
+    finish(task_id, b"retried\n", base=newer, others=others)
 
     assert propose(task_id).status == 200
-    assert repository.files(f"claude-code-{task_id}")["README.md"].content == b"second run\n"
+    commit = repository.commits[repository.branches[f"claude-code-{task_id}"]]
+    assert commit.parents == (head, newer.id)
+    assert repository.files(f"claude-code-{task_id}") == others | {"README.md": File(REGULAR, b"retried\n")}
+
+
+def test_after_its_pull_request_was_closed_the_branch_goes_on_too(propose, make_task, repository, main, finish):
+    task_id = make_task()
+    propose(task_id)
+    head = repository.branches[f"claude-code-{task_id}"]
+    repository.pulls[0]["open"] = False
+    finish(task_id, b"second run\n")
+
+    answer = propose(task_id)
+
+    assert (answer.status, answer.json()["pr_number"]) == (200, 2)
+    assert repository.commits[repository.branches[f"claude-code-{task_id}"]].parents == (head,)
+
+
+def test_work_of_somebody_else_on_top_of_ours_is_left_alone(propose, world, make_task, repository, main, finish):
+    task_id = make_task()
+    finish(task_id, b"first\n", prompt=PROMPT)
+    first, branch = propose(task_id).json(), f"claude-code-{task_id}"
+    theirs = repository.add_commit({"README.md": README}, repository.branches[branch], branch=branch)
+    world.github.calls.clear()
+
+    assert propose(task_id).json() == first  # there is nothing new
+    assert not world.github.changed
+    finish(task_id, b"second\n")
+    refused = propose(task_id)
+
+    assert (refused.status, refused.json()["code"]) == (409, "branch_has_moved")
+    assert refused.json()["error"].startswith(f"Somebody has worked on branch '{branch}' since.")
+    assert repository.branches[branch] == theirs
+
+
+def elsewhere(action):
+    """What another environment answers meanwhile."""
+    with ThreadPoolExecutor(1, initializer=lambda: asyncio.set_event_loop(asyncio.new_event_loop())) as other:
+        return other.submit(action).result()
+
+
+@pytest.mark.parametrize("call", ["create_branch", "create_pull_request", "move_branch"])
+def test_of_two_requests_at_once_both_get_the_same_pull_request(
+    propose, make_task, repository, main, finish, monkeypatch, call
+):
+    task_id = make_task()
+    if call == "move_branch":
+        propose(task_id)
+        finish(task_id, b"second\n")
+    method, answers = getattr(FakeClient, call), []
+
+    def overtaken(client, *arguments, **options):
+        monkeypatch.setattr(FakeClient, call, method)
+        answers.append(elsewhere(lambda: propose(task_id)))
+        return method(client, *arguments, **options)
+
+    monkeypatch.setattr(FakeClient, call, overtaken)
+    answers.append(propose(task_id))
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert len(repository.pulls) == 1
+    made = [c for c in repository.ancestors(repository.branches[f"claude-code-{task_id}"]) if c != main.id]
+    assert len(made) == (2 if call == "move_branch" else 1)
+
+
+def test_a_push_of_somebody_else_in_the_very_moment_is_not_lost(
+    propose, make_task, repository, main, finish, monkeypatch
+):
+    task_id = make_task()
+    propose(task_id)
+    finish(task_id, b"second\n")
+    branch, move, theirs = f"claude-code-{task_id}", FakeClient.move_branch, []
+
+    def after_a_push(client, *arguments):
+        theirs.append(repository.add_commit(FILES, repository.branches[branch], branch=branch))
+        return move(client, *arguments)
+
+    monkeypatch.setattr(FakeClient, "move_branch", after_a_push)
+    refused, again = propose(task_id), propose(task_id)
+
+    assert refusal(refused) == (403, f"Failed to create branch '{branch}': Update is not a fast forward")
+    assert (again.status, again.json()["code"]) == (409, "branch_has_moved")
+    assert repository.branches[branch] == theirs[0]
+
+
+@pytest.mark.parametrize(("asked", "draft"), [({}, False), ({"draft": True}, True)])
+def test_a_pull_request_is_a_draft_where_that_is_asked_for(propose, make_task, repository, main, asked, draft):
+    assert propose(make_task(), **asked).status == 200
+    assert repository.pulls[0]["draft"] is draft
 
 
 @pytest.mark.parametrize(
@@ -575,7 +715,7 @@ def test_our_branch_of_an_earlier_run_is_moved_to_the_new_changes(propose, world
     [
         {"email": "ada@example.test"},
         {"email": COMMITTER[1], "message": "Claude Code: something else"},
-        {"email": COMMITTER[1], "parents": 2},
+        {"email": "ada@example.test", "parents": 2},
     ],
 )
 def test_a_branch_of_somebody_else_is_never_touched(propose, make_task, repository, main, foreign):
