@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from functions.executor.ports import Ports
+from shared.domain.binary_patch import BinaryChange
 from shared.domain.errors import CannotOpen, RunFailed
+from shared.domain.patch import BadPatch, parse
 from shared.domain.ports import OwnersEnvironment
 from shared.domain.preferences import AgentPreferences, read_preferences
 from shared.domain.project import read_project_env
@@ -108,7 +110,7 @@ class StepSecrets:
         clean = replace(
             result,
             diff=self._values(result.diff),
-            patch=self._values(result.patch),
+            patch=self._scrub_patch(result.patch),
             changed_files=tuple(self._values(list(result.changed_files))),
             files=tuple(self._scrub_file(dict(file)) for file in result.files),
             metadata=self._values(dict(result.metadata)),
@@ -116,6 +118,18 @@ class StepSecrets:
         written = (result.diff, result.patch, tuple(map(dict, result.files)))
         self._found_in_changes |= (clean.diff, clean.patch, clean.files) != written
         return clean
+
+    def _scrub_patch(self, patch: str | None) -> str | None:
+        """None where a file that is no text holds a secret: it is packed there, and nothing can be taken out of it."""
+        try:
+            parts = parse(patch) if patch and "\nGIT binary patch\n" in patch else ()
+        except BadPatch:  # what it names cannot be told as text
+            parts = ()
+        packed = (part.change.data for part in parts if isinstance(part.change, BinaryChange))
+        if any(self._redactor.raw(data) != data for data in packed):
+            return None
+        scrubbed: str | None = self._values(patch)
+        return scrubbed
 
     def _scrub_file(self, file: dict[str, Any]) -> Any:
         """Of a file that is no text, its bytes are looked at: in base64 a secret looks different at each place."""
