@@ -109,8 +109,8 @@ def answers(model: type[BaseModel], *refusals: int, status: int = 200) -> dict[i
 
 def text_answer(description: str, *refusals: int) -> dict[int | str, Json]:
     """The same of a route that answers with a text; its `response_class` says of which kind."""
-    went_well: Json = {"description": description, "headers": REQUEST_ID}
-    return {200: went_well} | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}
+    found: dict[int | str, Json] = {200: {"description": description, "headers": REQUEST_ID}}
+    return found | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}
 
 
 def body(model: type[Body], *, required: bool = True) -> Json:
