@@ -29,6 +29,9 @@ endif
 ifdef AGENT
 export override AGENT := $(value AGENT)
 endif
+ifdef PR
+export override PR := $(value PR)
+endif
 
 # Settings of a .env file, for the targets that run something; what the environment says already stays.
 WITH_ENV = if [ -f .env ]; then given="$$(export -p)"; set -a; . ./.env; set +a; eval "$$given"; fi;
@@ -40,7 +43,7 @@ help: ## Show this list
 # ------------------------------------------------------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff (REPO= PROMPT= AGENT=claude|codex)
+demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT=claude|codex PR=1)
 	@$(WITH_ENV) exec $(RUN) local.demo
 
 .PHONY: dev

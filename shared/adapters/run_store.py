@@ -1,5 +1,6 @@
 """Runs, for the executor. The only module that spells the names of the run functions and their columns."""
 
+import base64
 import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any
 from postgrest import SyncPostgrestClient
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.domain.contents import ContentPart
 from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage, is_uuid
 from shared.domain.ports import Claim, ClaimOutcome, OwnersEnvironment
@@ -96,6 +98,21 @@ class SupabaseRunStore:
         arguments = {"p_run_id": run.id, "p_fence": run.fence, "p_result": _columns(result), "p_files": _files(result)}
         with speaking_our_errors():
             return call(self._client, "save_checkpoint", arguments) is True
+
+    def stored_contents(self, run: Run) -> set[str]:
+        """The ids of the run's contents that are stored whole. Raises Unavailable."""
+        with speaking_our_errors():
+            return set(call(self._client, "stored_contents", {"p_run_id": run.id}))
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        """Store parts of contents; those that are there stay. False when the fence was lost."""
+        rows = [
+            {"id": one.id, "part": one.part, "parts": one.parts, "data": base64.b64encode(one.data).decode()}
+            for one in parts
+        ]
+        arguments = {"p_run_id": run.id, "p_fence": run.fence, "p_parts": rows}
+        with speaking_our_errors():
+            return call(self._client, "store_contents", arguments) is True
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
         """Nudges for runs whose step is overdue by `grace_s` seconds and held by nobody."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.contents import ContentPart
 from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.run import Advance, AgentName, Finish, Result, Run, RunKind
@@ -305,6 +306,14 @@ class RunStore(Protocol):
 
     def save_checkpoint(self, run: Run, result: Result) -> bool:
         """Save what the run has changed so far. False when the fence was lost."""
+        ...
+
+    def stored_contents(self, run: Run) -> set[str]:
+        """The ids of the run's contents that store_contents has stored whole."""
+        ...
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        """Store what lies apart from the result, before finish; what is there stays. False when the fence was lost."""
         ...
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:

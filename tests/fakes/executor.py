@@ -14,6 +14,7 @@ from functions.executor.reaper import reap
 from functions.executor.step import on_message
 from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
+from shared.domain.binary_patch import blob_id
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, Row, StartedRun
@@ -89,6 +90,8 @@ def collected(*files: Row, **changes) -> dict:
         "patch_truncated": False,
         "changed_files": [file["path"] for file in files],
         "files": list(files),
+        "contents": [],
+        "possible_secrets": [],
         "additions": len(files),
         "deletions": 0,
         "warnings": [],
@@ -107,11 +110,14 @@ def clone_failed(error: str, message: str = "git said no") -> Script:
     return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
 
 
-def collects(result: dict, *, into: str = "result.json") -> Script:
-    raw = json.dumps(result, ensure_ascii=False).encode()
+def collects(result: dict, *packs: list[bytes], into: str = "result.json") -> Script:
+    """`packs` are contents that lie apart, by the file that they come in."""
+    listed = [[{"id": blob_id(data), "size": len(data)} for data in pack] for pack in packs]
+    raw = json.dumps(result | {"contents": listed}, ensure_ascii=False).encode()
     told = {"files": result["files_changed"], "tree": result["tree"]}
     report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), **told}
-    return Script(ends_at=1, output=((1, json_lines(report)),), writes={into: raw})
+    written = {f"contents/{number}": b"".join(pack) for number, pack in enumerate(packs)}
+    return Script(ends_at=1, output=((1, json_lines(report)),), writes={into: raw, **written})
 
 
 def forgets(**report) -> Script:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
+from shared.domain.contents import ContentPart, joined
 from shared.domain.errors import InvalidInput, RunFailed, TooMany
 from shared.domain.messages import RunMessage
 from shared.domain.ports import Claim, ClaimOutcome, NewTask, OwnersEnvironment, Row, StartedRun
@@ -71,6 +72,7 @@ class FakeRunDatabase:
     runs: dict[str, Row] = field(default_factory=dict)
     events: list[Row] = field(default_factory=list)
     files: list[Row] = field(default_factory=list)
+    contents: dict[tuple[str, str, int], ContentPart] = field(default_factory=dict)  # by run, id and part
     credentials: dict[str, Row] = field(default_factory=dict)
     preferences: dict[str, object] = field(default_factory=dict)  # by user
     limits: dict[str, int] = field(
@@ -270,6 +272,16 @@ class FakeRunStore:
         if row is None or row["status"] is not RunStatus.RUNNING:
             return False
         self._store_result(run, written)
+        return True
+
+    def stored_contents(self, run: Run) -> set[str]:
+        return set(joined(part for (run_id, _, _), part in self.database.contents.items() if run_id == run.id))
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        if self._held(run) is None:
+            return False
+        for part in parts:
+            self.database.contents.setdefault((run.id, part.id, part.part), part)
         return True
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:

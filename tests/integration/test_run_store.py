@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from shared.domain.binary_patch import blob_id
+from shared.domain.contents import parts_of
 from shared.domain.errors import IllegalTransition, InvalidInput, RunFailed, TooMany
 from shared.domain.ports import ClaimOutcome
 from shared.domain.run import INTERNAL, Advance, Event, Finish, Phase, Result, RunStatus
@@ -197,6 +199,34 @@ def test_the_end_of_a_run_is_stored_whole(db):
     assert (stored["status"], stored["phase"]) == ("completed", "done")
     assert stored["git_credential_id"] is None
     assert db.events(started)[-1]["kind"] == "ended"
+
+
+LARGE = b"0123456789abcdef" * 150_000  # three parts
+
+
+def test_contents_are_stored_in_parts_before_the_end_and_doing_it_again_does_no_harm(db):
+    run = db.claimed()
+    first, *others = parts_of(blob_id(LARGE), LARGE)
+    assert db.runs.stored_contents(run) == set()
+
+    assert db.runs.store_contents(run, [first])
+    assert db.runs.stored_contents(run) == set()  # it is not whole yet
+    for _ in range(2):
+        assert db.runs.store_contents(run, [first, *others, *parts_of(blob_id(b""), b"")])
+
+    assert db.runs.stored_contents(run) == {blob_id(LARGE), blob_id(b"")}
+    assert db.runs.stored_contents(db.claimed()) == set()
+
+
+def test_whoever_has_lost_the_run_stores_no_contents(db):
+    holder = db.claimed()
+    run = db.runs.seize(holder.id)
+    parts = [*parts_of(blob_id(b"x"), b"x")]
+
+    assert not db.runs.store_contents(holder, parts)
+    assert db.runs.stored_contents(run) == set()
+    assert db.runs.finish(run, Finish(status=RunStatus.FAILED))
+    assert not db.runs.store_contents(run, parts)
 
 
 def test_a_failed_end_keeps_what_an_earlier_run_produced(db):

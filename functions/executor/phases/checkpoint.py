@@ -24,6 +24,12 @@ logger = get_logger("executor")
 
 TOLD_FILES = 100  # paths in an event
 RESULT_FILE = "checkpoint.json"  # one for all: each replaces the one before
+# Nothing lies apart: of a file that is too large for a row, the patch has what was changed.
+LIMITS = {
+    **collecting.LIMITS,
+    "file_bytes": collecting.LIMITS["row_bytes"],
+    "total_bytes": collecting.LIMITS["rows_bytes"],
+}
 # Nobody waits for it, and the agent's own programs go first.
 LOW_PRIORITY = ("nice", "-n", "10")
 
@@ -48,7 +54,10 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Loo
         if (now - began_at).total_seconds() < ports.settings.checkpoint_every_s:
             return Looked()
         number = mark.get("number", 0) + 1
-        spec = collecting.collector(run, _job(number), folder.path(), out=RESULT_FILE, prefix=LOW_PRIORITY)
+        spec = collecting.collector(
+            run, _job(number), folder.path(), out=RESULT_FILE, limits=LIMITS, prefix=LOW_PRIORITY
+        )
+        folder.install()  # the sandbox may be older than this executor, which would not understand each other
         folder.start(_job(number), spec, wait_s=0)
         logger.info("checkpoint.begun", extra={"number": number})
     except SandboxGone:

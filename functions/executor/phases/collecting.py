@@ -11,12 +11,13 @@ from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases import forgetting
+from functions.executor.phases import contents, forgetting
 from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed
+from shared.domain.key_shapes import KEY_SHAPES
 from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run, RunStatus
 
 JOB = "collect"
@@ -27,8 +28,10 @@ AUTHOR = ("AI Assistant", "ai-assistant@e2b.dev")  # as the old backend signed i
 SUBJECT_CHARS = 50
 LIMITS = {
     "files": 1000,
-    "file_bytes": 1_000_000,
-    "total_bytes": 8_000_000,  # all blobs of a run travel to the database in one request
+    "file_bytes": 10 * 1024 * 1024,
+    "total_bytes": 50_000_000,
+    "row_bytes": 1_000_000,
+    "rows_bytes": 8_000_000,  # that travel to the database in one request; what is more goes before it, see contents.py
     "diff_bytes": 1_000_000,
     "patch_bytes": 10_000_000,
 }
@@ -46,17 +49,28 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         return Advance(check_in_s=check_in_s(run, ports))
     state = folder.look(JOB)
     if state.absent:
+        folder.install()  # the sandbox may be older than this executor, which would not understand each other
         state = folder.start(JOB, collector(run, JOB, folder.path(), out=RESULT_FILE), wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
     secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     found = report(state)
     secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
-    end = _end(run, json.loads(read_result(folder, RESULT_FILE, found)))
-    return replace(end, keep_sandbox_s=ports.settings.follow_up_window_s if forgotten else 0)
+    collected = json.loads(read_result(folder, RESULT_FILE, found))
+    if not contents.stored(collected["contents"], run, ports, secrets, folder):
+        return Advance()
+    return replace(_end(run, collected), keep_sandbox_s=ports.settings.follow_up_window_s if forgotten else 0)
 
 
-def collector(run: Run, job: str, cwd: str, *, out: str, prefix: tuple[str, ...] = ()) -> JobSpec:
+def collector(
+    run: Run,
+    job: str,
+    cwd: str,
+    *,
+    out: str,
+    limits: Mapping[str, int] = LIMITS,
+    prefix: tuple[str, ...] = (),
+) -> JobSpec:
     """The job that writes all that has changed to the file `out` of the run's folder; `prefix` runs it."""
     dots = "..." if len(run.prompt) > SUBJECT_CHARS else ""
     subject = " ".join(run.prompt[:SUBJECT_CHARS].split())
@@ -67,8 +81,10 @@ def collector(run: Run, job: str, cwd: str, *, out: str, prefix: tuple[str, ...]
         "message": f"AI: {subject}{dots}",
         "author_name": AUTHOR[0],
         "author_email": AUTHOR[1],
-        "limits": LIMITS,
+        "limits": dict(limits),
         "out": out,
+        "contents_out": contents.FOLDER,
+        "secret_shapes": KEY_SHAPES,
     }
     return JobSpec(
         argv=(*prefix, "python3", "collect.py", f"{job}/spec.json"),
@@ -128,7 +144,8 @@ def _end(run: Run, collected: dict[str, Any]) -> Finish:
             "deletions": collected["deletions"],
         },
     )
-    warnings = tuple(Event("warning", {"text": text}) for text in collected["warnings"])
+    warnings = [Event("warning", {"text": text}) for text in collected["warnings"]]
+    warnings += [_possible_secret(place) for place in collected["possible_secrets"]]
     return Finish(
         status=status,
         error_code=run.error_code,
@@ -137,6 +154,11 @@ def _end(run: Run, collected: dict[str, Any]) -> Finish:
         result=result(run, collected),
         events=(*warnings, ended),
     )
+
+
+def _possible_secret(place: dict[str, Any]) -> Event:
+    text = f"{place['path']}, line {place['line']}: this looks like {place['kind']}. Look at it before you merge."
+    return Event("warning", {"code": "possible_secret", "text": text, **place})
 
 
 def _status(run: Run) -> RunStatus:
