@@ -29,6 +29,9 @@ endif
 ifdef AGENT
 export override AGENT := $(value AGENT)
 endif
+ifdef PR
+export override PR := $(value PR)
+endif
 
 # Settings of a .env file, for the targets that run something; what the environment says already stays.
 WITH_ENV = if [ -f .env ]; then given="$$(export -p)"; set -a; . ./.env; set +a; eval "$$given"; fi;
@@ -40,7 +43,7 @@ help: ## Show this list
 # ------------------------------------------------------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff (REPO= PROMPT= AGENT=claude|codex)
+demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT=claude|codex PR=1)
 	@$(WITH_ENV) exec $(RUN) local.demo
 
 .PHONY: dev
@@ -86,6 +89,10 @@ build: $(SAM) ## Build the function bundles into .aws-sam (no Docker needed)
 .PHONY: deploy
 deploy: build ## Deploy to your AWS account with the settings of samconfig.toml (STAGE=dev|prod)
 	$(SAM) deploy --config-env $(STAGE)
+
+.PHONY: replay
+replay: $(LOCAL) ## Have the runs done again that were given up, once what broke is mended (STAGE=dev|prod)
+	@$(WITH_ENV) exec $(RUN) functions.executor.replay --stack async-code-$(STAGE)
 
 .PHONY: sandbox
 sandbox: $(LOCAL) ## Build the E2B sandbox template that e2b.toml describes (needs E2B_API_KEY)

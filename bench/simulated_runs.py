@@ -14,16 +14,35 @@ from functions.executor.ports import Ports
 from functions.executor.step import on_message
 from shared.domain.run import Phase
 from shared.observability import get_logger
-from tests.fakes.executor import CLAUDE_INIT, Script, World, claude_result, claude_says, json_lines
+from tests.fakes.executor import (
+    CLAUDE_INIT,
+    Script,
+    World,
+    changed_file,
+    claude_result,
+    claude_says,
+    collected,
+    collects,
+    json_lines,
+)
 
 THINKING_MIN = (1, 10, 60, 600)
 SPEAKS_EVERY_S = 60
 LONGEST_RUN_S = 86_400
+CHECKPOINTS = 300  # more than a day has
 
 # Mean seconds of an invocation by what its step does, as `python -m bench.billed_time 30 60 120 240` printed them on
 # 2026-11-23: the local stack, all of it on one machine with two cores. In the cloud each call of a step has a way to go
 # as well: the table's second figure adds AWAY_S to every one of them.
-STEP_S = {"provisioning": 0.13, "cloning": 0.72, "agent starts": 1.29, "a look": 0.17, "collecting": 0.74}
+STEP_S = {
+    "provisioning": 0.13,
+    "cloning": 0.72,
+    "agent starts": 1.29,
+    "a look": 0.17,
+    "a checkpoint begins": 0.27,
+    "a checkpoint is saved": 0.25,
+    "collecting": 0.74,
+}
 AWAY_S = 0.05
 
 
@@ -50,6 +69,7 @@ class SimulatedRun:
     billed_s: list[float]
     calls: Counter[str]
     sandboxes: int
+    checkpoints: int
     events: list[str]
 
     @property
@@ -77,6 +97,7 @@ def simulate(thinks_min: int) -> SimulatedRun:
     world = _TimedWorld(patience=10_000)
     world.scripts |= {job: _at_once(script) for job, script in world.scripts.items()}  # their time is in STEP_S
     world.scripts["agent"] = _agent_that_thinks(thinks_min * 60)
+    world.scripts |= {f"checkpoint-{n}": _at_once(_checkpoint(n)) for n in range(1, CHECKPOINTS + 1)}
     world.store.run_timeout_s = LONGEST_RUN_S
     world.set(run_timeout_s=LONGEST_RUN_S)
     world.start()
@@ -90,6 +111,7 @@ def simulate(thinks_min: int) -> SimulatedRun:
         billed_s=world.billed_s,
         calls=world.calls,
         sandboxes=len(world.sandboxes.created),
+        checkpoints=world.checkpoints,
         events=world.kinds(),
     )
 
@@ -138,6 +160,11 @@ def _agent_that_thinks(seconds: int) -> Script:
     return Script(output=((0, json_lines(CLAUDE_INIT)), *said, (seconds, json_lines(claude_result()))), ends_at=seconds)
 
 
+def _checkpoint(number: int) -> Script:
+    """Each finds something new: one that does not is nothing but a look."""
+    return collects(collected(changed_file("half.txt"), tree=f"{number:040x}"), into="checkpoint.json")
+
+
 def _at_once(script: Script) -> Script:
     return replace(script, ends_at=0, output=tuple((0, data) for _, data in script.output))
 
@@ -149,13 +176,18 @@ class _TimedWorld(World):  # type: ignore[misc]  # one of the tests' fakes, whic
         super().__post_init__()
         self.billed_s: list[float] = []
         self.calls: Counter[str] = Counter()
+        self.checkpoints = 0
 
     def _survive(self, act: Callable[..., None], *arguments: Any) -> bool:
         if act is not on_message:  # the reaper: once a minute for the whole deployment, whatever runs
             return bool(super()._survive(act, *arguments))
         message, ports = arguments
-        measured_s, began = STEP_S[self._kind_of_step()], self.clock.now
+        kind, mark, began = self._kind_of_step(), self.run_row["checkpoint"], self.clock.now
         done = bool(super()._survive(on_message, message, _counted(ports, self.calls)))
+        if (now := self.run_row["checkpoint"]) != mark:
+            kind = "a checkpoint begins" if now["running"] else "a checkpoint is saved"
+            self.checkpoints += kind == "a checkpoint is saved"
+        measured_s = STEP_S[kind]
         waited_s = (self.clock.now - began).total_seconds()  # for a job to end
         self.clock.pass_(max(0.0, measured_s - waited_s))
         self.billed_s.append(max(measured_s, waited_s))

@@ -57,6 +57,10 @@ class Client:
     def diff(self, task_id: int) -> str:
         return self._call("GET", f"/api/git-diff/{task_id}")["git_diff"] or ""
 
+    def propose(self, task_id: int, *, github_token: str) -> Json:
+        """The pull request that was made: pr_url, pr_number, branch, files_updated."""
+        return self._call("POST", f"/api/create-pr/{task_id}", json={"github_token": github_token})
+
     def events(self, task_id: int, *, after: int) -> list[Json]:
         """Entries of the live log after number `after`."""
         return list(self._call("GET", f"/api/tasks/{task_id}/events", params={"after": after})["events"])

@@ -1,6 +1,7 @@
 """`make demo`: one real task from an empty machine to a diff in the database.
 
-REPO (path or URL), PROMPT and AGENT come from the environment, so that no shell ever interprets a prompt.
+REPO (path or URL), PROMPT, AGENT and PR come from the environment, so that no shell ever interprets a prompt. With PR=1
+it goes on to a pull request and, on the local GitHub, to what that leaves in the repository when it is merged.
 """
 
 import os
@@ -18,6 +19,7 @@ from local.client import ApiError, Json, sign_in
 from local.git_server import GitError
 from local.postgres import MigrationError, PostgresError
 from local.processes import ProcessError
+from local.proposal import github_token, show_pull_request
 from local.repositories import Published, publish_repository
 from local.stack import MODEL_KEYS, Stack, StackError, StackOptions
 from local.watch import follow, show_diff
@@ -79,6 +81,8 @@ def _run_task(stack: Stack, console: Console, agent: str, prompt: str, repositor
         task = follow(client, task_id, console, timeout_s=WAIT_S)
         took_s = time.monotonic() - began
         diff = client.diff(task_id)
+        wanted = os.environ.get("PR") == "1" and bool(task["changed_files"]) and task["status"] == "completed"
+        proposed = client.propose(task_id, github_token=github_token(stack)) if wanted else None
     console.rule(f"[bold]GET /api/git-diff/{task_id}")
     show_diff(diff, console) if diff else console.print("[dim]no changes[/]")
     console.rule()
@@ -87,7 +91,9 @@ def _run_task(stack: Stack, console: Console, agent: str, prompt: str, repositor
         console.print(f"[bold red]✗[/] The task {task['status']}: {escape(task['error'] or '')}")
         console.print(f"[dim]Logs are in {stack.logs}[/]")
         return 1
-    console.print(_next_steps(agent))
+    if proposed:
+        show_pull_request(stack, console, repository, proposed)
+    console.print(_next_steps(agent, proposed=bool(proposed)))
     return 0
 
 
@@ -116,10 +122,12 @@ def _summary(task: Json, took_s: float) -> Table:
     return table
 
 
-def _next_steps(agent: str) -> str:
+def _next_steps(agent: str, *, proposed: bool) -> str:
     other = "codex" if agent == "claude" else "claude"
+    offer = "" if proposed else "  make demo PR=1    goes on to a pull request, merged on the local GitHub\n"
     return (
         "\n[bold]Try next[/]\n"
+        f"{offer}"
         f"  make demo AGENT={other}\n"
         '  make demo REPO=~/src/my-project PROMPT="Fix the failing test"\n'
         "  make dev          keeps the stack running for the frontend and for curl\n"

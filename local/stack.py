@@ -69,6 +69,7 @@ class StackOptions:
     run_timeout_s: int = 3300
     agent_idle_timeout_s: int = 900
     setup_timeout_s: int = 600
+    checkpoint_every_s: int = 300
     isolation: str = "auto"
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
@@ -93,7 +94,7 @@ class Stack:
         preferred = PREFERRED_PORTS if options.preferred_ports is None else options.preferred_ports
         self.ports = {name: free_port(preferred.get(name, 0)) for name in PREFERRED_PORTS}
         self.processes = ProcessGroup(self.logs)
-        self.queues = QueueUrls("", "")
+        self.queues = QueueUrls("", "", "")
 
     @property
     def api_url(self) -> str:
@@ -299,7 +300,9 @@ class Stack:
         settings = {
             "SUPABASE_SECRET_KEY": self.supabase_secret_key,
             "E2B_API_KEY": self._given("E2B_API_KEY", self.keys.e2b_api_key),
+            "REPLAY_QUEUE_URL": self.queues.replays,
             "STEP_LEASE_S": str(self.options.step_lease_s),
+            "CHECKPOINT_EVERY_S": str(self.options.checkpoint_every_s),
             "REAPER_GRACE_S": str(self.options.reaper_grace_s),
             "FOLLOW_UP_WINDOW_S": str(self.options.follow_up_window_s),
             "RUN_TIMEOUT_S": str(self.options.run_timeout_s),

@@ -94,6 +94,8 @@ def describe(event: Json) -> Iterator[str]:
             yield f"  [yellow]{escape(payload['title'])}[/]"
         case "tool_result" if not payload["ok"]:
             yield f"  [red]{escape(_first_line(payload['output']))}[/]"
+        case "changes":
+            yield f"  [dim]saved so far: {payload['files']} changed, +{payload['additions']} -{payload['deletions']}[/]"
         case "setup_output":
             yield f"  [dim]{escape(payload['text'].rstrip())}[/]"
         case "warning":

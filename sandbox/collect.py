@@ -8,11 +8,13 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
     work_tree                   relative to the agent's home
     message, author_name, author_email, date_s (epoch, default now)    of the commit
     limits                      see `Limits`
+    secret_shapes               what keys look like: {"a GitHub token": "gh[po]_..."}, as regular expressions
     out                         where the result goes
+    contents_out                the folder for contents that are too large for it
 
 Writes the result (see `collect`) to `out` and prints one line of JSON, exit 0:
 
-    {"ok": true, "bytes", "sha256" of the result, "files": how many changed}
+    {"ok": true, "bytes", "sha256" of the result, "files": how many changed, "tree": the id of all of them}
     {"ok": false, "error": work_tree_missing | work_tree_unsafe | base_missing | failed, "message"}
 
 How it stays safe: git works with a repository of ours, in a throwaway folder that borrows the objects of the
@@ -51,8 +53,13 @@ WARNINGS_FROM_GIT = 20
 PATHS_PER_FILE_LIMIT = 10  # so many more paths than contents are listed: a path is small
 COMPARE_BYTES = 1 << 16
 NEVER_TEXT_BYTES = 20 << 20
+PACK_BYTES = 4 << 20  # of contents in one file, so that few are to be fetched, and none that does not fit into memory
+POSSIBLE_SECRETS = 20
+LFS = b"lfs"
+WORKFLOWS = b".github/workflows/"
 
 GITLINK, NOTHING = "160000", "000000"  # modes
+APART = "apart"  # the encoding of a file whose two sides are ids of contents
 STATUS = {"A": "added", "M": "modified", "D": "deleted", "R": "renamed", "T": "type_changed"}
 
 SETTINGS = {
@@ -89,8 +96,10 @@ class Limits(NamedTuple):
     """What is too much for the result. The commit itself is always whole."""
 
     files: int = 1000  # with their contents
-    file_bytes: int = 5_000_000  # of one side of a file
+    file_bytes: int = 10 << 20  # of one side of a file
     total_bytes: int = 50_000_000  # of all contents
+    row_bytes: int = 1_000_000  # of one side of a file that stands in the result itself; larger ones lie apart
+    rows_bytes: int = 8_000_000  # of all those
     diff_bytes: int = 1_000_000
     patch_bytes: int = 20_000_000
 
@@ -105,6 +114,8 @@ class Spec(NamedTuple):
     limits: Limits
     out: str
     date_s: int | None = None
+    contents_out: str = "contents"
+    secret_shapes: dict[str, str] = {}  # noqa: RUF012 - never changed
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -520,6 +531,9 @@ class Contents:
         size = int(self.reader.stdout.readline().split()[2])
         return self.reader.stdout.read(size + 1)[:size]
 
+    def read_if_there(self, one: str) -> bytes:
+        return self.read(one) if self.sizes.get(one, NEVER_TEXT_BYTES + 1) <= NEVER_TEXT_BYTES else b""
+
     def is_text(self, one: str) -> bool:
         """Whether the blob, if there is one, can stand in a text of ours."""
         if one not in self.sizes:
@@ -537,16 +551,21 @@ def as_text(data: bytes) -> str | None:
 
 
 def changed_files(entries: list[Entry], contents: Contents, limits: Limits) -> Iterator[dict[str, Any]]:
-    """The entries with their contents, as far as the limits reach."""
-    left = limits.total_bytes
+    """The entries with their contents or, where these lie apart, with their ids; as far as the limits reach."""
+    left, left_in_rows = limits.total_bytes, limits.rows_bytes
     for entry in entries[: limits.files]:
         sides = [contents.sizes.get(entry.old_id), contents.sizes.get(entry.id)]
-        total = sum(size or 0 for size in sides)
-        is_truncated = max(size or 0 for size in sides) > limits.file_bytes or total > left
+        total, largest = sum(size or 0 for size in sides), max(size or 0 for size in sides)
+        is_truncated = largest > limits.file_bytes or total > left
         before, after, encoding = None, None, "utf-8"
         if not is_truncated:
             left -= total
-            before, after, encoding = _both_sides(entry, contents)
+            if largest > limits.row_bytes or total > left_in_rows:
+                before, after = (one if one in contents.sizes else None for one in (entry.old_id, entry.id))
+                encoding = APART
+            else:
+                left_in_rows -= total
+                before, after, encoding = _both_sides(entry, contents)
         yield {
             "path": _shown(entry.path),
             "previous_path": None if entry.previous_path is None else _shown(entry.previous_path),
@@ -571,6 +590,52 @@ def _both_sides(entry: Entry, contents: Contents) -> tuple[str | None, str | Non
     return coded[0], coded[1], "base64"
 
 
+class Packs:
+    """Contents that lie apart, one after the other in a few files: 0, 1, … in a folder for root only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, files: list[dict[str, Any]], contents: Contents) -> list[list[dict[str, Any]]]:
+        """Write those that `files` name; id and size of each, by file."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700)
+        named = (file[side] for file in files if file["encoding"] == APART for side in ("before", "after"))
+        packs: list[list[dict[str, Any]]] = []
+        room = 0
+        for one in dict.fromkeys(filter(None, named)):
+            size = contents.sizes[one]
+            if size > room:
+                packs.append([])
+                room = PACK_BYTES
+            room -= size
+            packs[-1].append({"id": one, "size": size})
+            with (self.folder / str(len(packs) - 1)).open("ab") as pack:
+                pack.write(contents.read(one))
+        return packs
+
+
+def possible_secrets(entries: list[Entry], contents: Contents, shapes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Where something that looks like a key stands now and did not before: {"path", "line", "kind"}, never the key."""
+    if not shapes:
+        return []
+    names = list(shapes)
+    pattern = re.compile(b"|".join(b"(%s)" % shapes[name].encode() for name in names))
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        if len(found) < POSSIBLE_SECRETS and 0 < contents.sizes.get(entry.id, 0) <= NEVER_TEXT_BYTES:
+            after = contents.read(entry.id)
+            if pattern.search(after) is None:
+                continue
+            known = {match[0] for match in pattern.finditer(contents.read_if_there(entry.old_id))}
+            for match in pattern.finditer(after):
+                if match[0] not in known and match.lastindex:
+                    line = after.count(b"\n", 0, match.start()) + 1
+                    kind = names[match.lastindex - 1]
+                    found.append({"path": _shown(entry.path), "line": line, "kind": kind})
+    return found[:POSSIBLE_SECRETS]
+
+
 def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
     """Everything about the change. `commit` is None and the rest empty when nothing changed.
 
@@ -590,6 +655,8 @@ def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
     no_patch = None
     with Contents(git, ids) as contents:
         files = list(changed_files(entries, contents, spec.limits))
+        packs = Packs(RUN / spec.contents_out).write(files, contents)
+        secrets = possible_secrets(entries, contents, spec.secret_shapes)
         if new_commit is not None:
             maker = Patch(git, spec.base_commit, new_commit, tree)
             patch, no_patch = maker.text(entries, contents, spec.limits.patch_bytes)
@@ -606,9 +673,11 @@ def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
         "patch_truncated": patch is None,
         "changed_files": [_shown(entry.path) for entry in entries[:listed]],
         "files": files,
+        "contents": packs,
+        "possible_secrets": secrets,
         "additions": additions,
         "deletions": deletions,
-        "warnings": [*snapshot.warnings, *warnings(entries, files, spec.limits), *filter(None, [no_patch])],
+        "warnings": [*snapshot.warnings, *warnings(git, entries, files, spec.limits), *filter(None, [no_patch])],
         "files_changed": len(entries),
     }
 
@@ -629,8 +698,8 @@ def line_counts(git: Scratch, trees: tuple[str, str]) -> tuple[int, int]:
     return added, deleted
 
 
-def warnings(entries: list[Entry], files: list[dict[str, Any]], limits: Limits) -> Iterator[str]:
-    """What the reader of the result must know about what is not in it."""
+def warnings(git: Scratch, entries: list[Entry], files: list[dict[str, Any]], limits: Limits) -> Iterator[str]:
+    """What the reader of the result must know about what is not in it, or cannot be proposed like the rest."""
     if len(entries) > limits.files:
         yield f"{len(entries)} files changed: the contents of the first {limits.files} are listed."
     if cut := sum(1 for file in files if file["truncated"]):
@@ -638,6 +707,18 @@ def warnings(entries: list[Entry], files: list[dict[str, Any]], limits: Limits) 
     for entry in entries:
         if as_text(entry.path) is None:
             yield f"The name of {_shown(entry.path)} is not UTF-8: only the patch has it exactly."
+    if any(entry.path.startswith(WORKFLOWS) for entry in entries):
+        yield f"{_shown(WORKFLOWS)} was changed: a pull request of it needs a token with the 'workflow' scope."
+    for path in in_lfs(git, [entry.path for entry in entries if entry.status != "D"]):
+        yield f"{_shown(path)} belongs into Git LFS by its .gitattributes: here it is a file like any other."
+
+
+def in_lfs(git: Scratch, paths: list[bytes]) -> list[bytes]:
+    """Those that the `.gitattributes` of the new tree give to Git LFS, whose filter never runs here."""
+    asked = b"".join(path + b"\0" for path in paths)
+    told = git.run("check-attr", "--cached", "--stdin", "-z", "filter", stdin=asked).split(b"\0")
+    answers = zip(told[::3], told[2::3])  # noqa: B905 - Python 3.9 knows no `strict`
+    return [path for path, value in answers if value == LFS]
 
 
 # --- the command line -----------------------------------------------------------------------------------
@@ -661,7 +742,8 @@ def run(spec: Spec) -> dict[str, Any]:
     data = json.dumps(result, ensure_ascii=False).encode("utf-8")
     write(RUN / spec.out, data)
     digest = hashlib.sha256(data).hexdigest()
-    return {"ok": True, "bytes": len(data), "sha256": digest, "files": result["files_changed"]}
+    told = {"files": result["files_changed"], "tree": result["tree"]}
+    return {"ok": True, "bytes": len(data), "sha256": digest, **told}
 
 
 def main(arguments: list[str]) -> int:

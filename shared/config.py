@@ -133,6 +133,9 @@ class ExecutorSettings:
     codex_model: str | None
     reaper_grace_s: int
     follow_up_window_s: int
+    replay_queue_url: str
+    checkpoint_every_s: int
+    queue_timeout_s: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "ExecutorSettings":
@@ -171,11 +174,22 @@ class ExecutorSettings:
             codex_model=read.optional("CODEX_MODEL"),
             reaper_grace_s=read.number("REAPER_GRACE_S", 60),
             follow_up_window_s=read.number("FOLLOW_UP_WINDOW_S", 14_400, least=0),
+            replay_queue_url=read.url("REPLAY_QUEUE_URL"),
+            checkpoint_every_s=read.number("CHECKPOINT_EVERY_S", 300, least=10),
+            # Before the git token of a task expires, which it does after two days.
+            queue_timeout_s=read.number("QUEUE_TIMEOUT_S", 86_400, least=60, most=172_800),
         )
         read.check_secret_box(environment)
         read.check_origins(environment, settings.repo_origins)
         read.finish()
         return settings
+
+
+def replay_queues(env: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+    """URLs of the replay queue and the task queue, where the environment names both: for an operator's own machine."""
+    read = _Reader(os.environ if env is None else env)
+    kept, tasks = read.optional("REPLAY_QUEUE_URL"), read.optional("TASK_QUEUE_URL")
+    return (kept, tasks) if kept and tasks else None
 
 
 class _Reader:

@@ -1,10 +1,10 @@
-"""JSON answers that fit through Lambda."""
+"""Answers that fit through Lambda."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from functions.api.errors import TooLarge
 from shared.domain.ports import Row
@@ -21,12 +21,16 @@ class Answer(JSONResponse):
     """A JSON answer in UTF-8. Raises TooLarge where Lambda could not send it."""
 
     def render(self, content: Any) -> bytes:
-        body = super().render(content)
-        # Lambda sends the body as a JSON string, and older runtimes escape all that is not ASCII: a byte becomes six at
-        # most, so most bodies need no second look.
-        if len(body) * 6 > MAX_BYTES and len(json.dumps(body.decode())) > MAX_BYTES:
-            raise TooLarge("The answer is larger than the 6 MB that can be sent.", body_bytes=len(body))
-        return body
+        return _sendable(super().render(content))
+
+
+class PatchAnswer(Response):
+    """A patch as it is, in UTF-8. Raises TooLarge where Lambda could not send it."""
+
+    media_type = "text/x-patch"
+
+    def render(self, content: Any) -> bytes:
+        return _sendable(bytes(super().render(content)))
 
 
 def fitting(row: Row) -> Answer:
@@ -58,6 +62,14 @@ def fitting_list(rows: list[Row], content: Callable[[list[Row]], Any]) -> Answer
     except TooLarge:
         light = [row | {column: nothing for column, nothing in HEAVY.items() if column in row} for row in rows]
         return Answer(content(light))
+
+
+def _sendable(body: bytes) -> bytes:
+    # Lambda sends the body as a JSON string, and older runtimes escape all that is not ASCII: a byte becomes six at
+    # most, so most bodies need no second look.
+    if len(body) * 6 > MAX_BYTES and len(json.dumps(body.decode())) > MAX_BYTES:
+        raise TooLarge("The answer is larger than the 6 MB that can be sent.", body_bytes=len(body))
+    return body
 
 
 def _whole(row: Row, empty: Row) -> Answer:

@@ -207,6 +207,13 @@ def tasks(user: CurrentUser, wired: Wired) -> TaskStore:
 Tasks = Annotated[TaskStore, Depends(tasks)]
 
 
+def changes(user: CurrentUser, wired: Wired) -> ChangeStore:
+    return wired.ports.changes_of(user.token)
+
+
+Changes = Annotated[ChangeStore, Depends(changes)]
+
+
 def projects(user: CurrentUser, wired: Wired) -> ProjectStore:
     return wired.ports.projects_of(user.token)
 

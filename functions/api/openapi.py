@@ -107,6 +107,12 @@ def answers(model: type[BaseModel], *refusals: int, status: int = 200) -> dict[i
     return found | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}  # which look the same wherever they happen
 
 
+def text_answer(description: str, *refusals: int) -> dict[int | str, Json]:
+    """The same of a route that answers with a text; its `response_class` says of which kind."""
+    found: dict[int | str, Json] = {200: {"description": description, "headers": REQUEST_ID}}
+    return found | {code: {} for code in sorted({*refusals, *ANY_ROUTE})}
+
+
 def body(model: type[Body], *, required: bool = True) -> Json:
     """`openapi_extra=` of a route that reads `model` by itself, after it knows who is asking."""
     schema = {"$ref": SCHEMAS.format(model=model.__name__)}

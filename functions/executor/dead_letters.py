@@ -1,4 +1,7 @@
-"""Lambda entry of the dead-letter queue: a run whose message failed for good ends as failed, never frozen."""
+"""Lambda entry of the dead-letter queue: a run whose message failed for good ends as failed, never frozen.
+
+A message is put aside for it in the replay queue, by which it can be done again (`make replay`).
+"""
 
 from typing import Any
 
@@ -9,6 +12,7 @@ from functions.executor.ports import Ports
 from functions.executor.step import OUR_FAULT, end_run, ended_early, logger
 from functions.executor.wiring import ports
 from shared.domain.messages import RunMessage
+from shared.domain.run import INTERNAL
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -22,6 +26,6 @@ def give_up(message: RunMessage, ports: Ports) -> None:
     run = ports.runs.seize(message.run_id)
     if run is None:
         return
-    end_run(run, ended_early(run, "internal", OUR_FAULT), ports)
+    end_run(run, ended_early(run, INTERNAL, OUR_FAULT), ports)
     if run.sandbox_id is None and (sandbox_id := ports.sandboxes.find(run.id)):
         ports.sandboxes.kill(sandbox_id)

@@ -90,6 +90,7 @@ class Ports:
 
     runs: RunStore
     queue: RunQueue
+    replays: RunQueue  # where the messages of runs that were given up are kept
     sandboxes: Sandboxes
     box: SecretBox
     settings: ExecutorSettings

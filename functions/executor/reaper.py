@@ -8,17 +8,20 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from functions.executor.ports import Ports, SandboxInfo, StoredSecret
 from functions.executor.step import logger, nudge, wake_waiting_runs
 from functions.executor.wiring import ports
-from shared.domain.errors import AppError
+from shared.domain.errors import AppError, RunFailed
 
 DUE_RUNS = 500  # per minute; the rest are due again at the next
 # A sandbox younger than this may belong to a run whose step has not been saved yet.
 SANDBOX_GRACE = timedelta(minutes=5)
 SANDBOXES_PER_QUERY = 100
+# A run whose step ended so long ago has a sandbox that E2B's list shows.
+LIST_GRACE_S = 120
+ORPHANED = "Nobody works on this task any more. Start it again."
 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, int]:
-    """How many runs were nudged, sandboxes killed and secrets deleted. Raises when a duty could not be done."""
+    """How much each duty found to do. Raises when one could not be done."""
     return reap(ports())
 
 
@@ -26,7 +29,7 @@ def reap(ports: Ports) -> dict[str, int]:
     """All duties; a failure of one does not keep the others from being done."""
     done: dict[str, int] = {}
     failures: list[AppError] = []
-    for duty in (nudge_due_runs, wake_waiting_runs, kill_lost_sandboxes, destroy_lost_secrets, expire_credentials):
+    for duty in DUTIES:
         try:
             done[duty.__name__] = duty(ports)
         except AppError as error:
@@ -81,6 +84,24 @@ def _destroyed(secret: StoredSecret, ports: Ports) -> bool:
     return True
 
 
+def nudge_runs_without_sandbox(ports: Ports) -> int:
+    """The other way round: have runs looked at whose sandbox E2B does not list. Their step hears whether it is gone."""
+    listed = [sandbox.id for sandbox in ports.sandboxes.list_ours()]
+    lost = ports.runs.without_sandbox(listed, grace_s=LIST_GRACE_S)
+    for message in lost:
+        logger.warning("run.sandbox_missing", extra={"run_id": message.run_id})
+        nudge(message, ports)
+    return len(lost)
+
+
+def end_stuck_tasks(ports: Ports) -> int:
+    """End runs that got no sandbox in all the time that a task may wait, and tasks whose run is gone."""
+    hours = ports.settings.queue_timeout_s / 3600
+    text = f"No sandbox became free for the task within {hours:g} hours. Start it again, or cancel other tasks first."
+    waited = RunFailed(text, error_code="queue_timeout")
+    return ports.runs.end_stuck(waited_s=ports.settings.queue_timeout_s, waited=waited, orphaned=ORPHANED)
+
+
 def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
     """One that cannot be killed now is no reason to let the others live; the next minute tries again."""
     lost = {"sandbox_id": sandbox.id, "run_id": sandbox.run_id}
@@ -96,3 +117,14 @@ def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
 def expire_credentials(ports: Ports) -> int:
     """Delete sealed secrets that nobody needs any more."""
     return ports.runs.expire_credentials()
+
+
+DUTIES = (
+    nudge_due_runs,
+    wake_waiting_runs,
+    kill_lost_sandboxes,
+    nudge_runs_without_sandbox,
+    end_stuck_tasks,
+    destroy_lost_secrets,
+    expire_credentials,
+)

@@ -1,21 +1,27 @@
 """The secrets of one step, and the one place where they are taken out of what the step stores."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from functions.executor.ports import Ports
+from shared.domain.binary_patch import BinaryChange
 from shared.domain.errors import CannotOpen, RunFailed
+from shared.domain.patch import BadPatch, parse
 from shared.domain.ports import OwnersEnvironment
 from shared.domain.preferences import AgentPreferences, read_preferences
 from shared.domain.project import read_project_env, read_project_network
 from shared.domain.redaction import Redactor
-from shared.domain.run import Advance, Event, Outcome, Result, Run
+from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run
 from shared.domain.secret import SealedFor, Secret
 from shared.observability import register_secret
 
 NUL = "\x00"  # PostgreSQL stores it in neither text nor jsonb
+TAKEN_OUT = (
+    "A secret that this run was given stood in the changes. It is replaced by [REDACTED] in all that is stored of them."
+)
 
 
 class StepSecrets:
@@ -27,6 +33,7 @@ class StepSecrets:
         settings = ports.settings
         keys = (settings.anthropic_api_key, settings.openai_api_key, settings.e2b_api_key)
         self._redactor = Redactor(key.reveal() for key in keys if key)
+        self._found_in_contents = False
 
     def git_token(self) -> Secret | None:
         """The run's GitHub token; None when it needs none. Raises RunFailed when it cannot be opened."""
@@ -81,9 +88,14 @@ class StepSecrets:
         """The same outcome without secrets and NUL characters.
 
         Texts lose everything that looks like a token; diffs lose only the run's own secrets, so that a test string
-        of that shape stays as the agent wrote it.
+        of that shape stays as the agent wrote it. Where they lose one, there is a warning.
         """
-        events = tuple(Event(event.kind, self._text(dict(event.payload))) for event in outcome.events)
+        written = outcome.result if isinstance(outcome, Finish) else None
+        result = self.scrub_result(written) if written else None
+        found = self._found_in_contents or _changes(result) != _changes(written)
+        warnings = [Event("warning", {"code": "secret_taken_out", "text": TAKEN_OUT})] * found
+        told = (Event(event.kind, self._text(dict(event.payload))) for event in outcome.events)
+        events = (*warnings, *told)
         if isinstance(outcome, Advance):
             return replace(outcome, events=events, changes=self._text(dict(outcome.changes)))
         return replace(
@@ -91,24 +103,56 @@ class StepSecrets:
             events=events,
             error=self._text(outcome.error),
             message=self._text(outcome.message),
-            result=self._scrub_result(outcome.result) if outcome.result else None,
+            result=result,
         )
 
-    def _scrub_result(self, result: Result) -> Result:
+    def scrub_bytes(self, data: bytes) -> bytes:
+        """The same of a content that is stored apart from the result."""
+        clean = self._redactor.raw(data)
+        self._found_in_contents |= clean != data
+        return clean
+
+    def scrub_result(self, result: Result) -> Result:
+        """The same result without the run's own secrets and NUL characters."""
         return replace(
             result,
             diff=self._values(result.diff),
-            patch=self._values(result.patch),
+            patch=self._scrub_patch(result.patch),
             changed_files=tuple(self._values(list(result.changed_files))),
-            files=tuple(self._values(dict(file)) for file in result.files),
+            files=tuple(self._scrub_file(dict(file)) for file in result.files),
             metadata=self._values(dict(result.metadata)),
         )
+
+    def _scrub_patch(self, patch: str | None) -> str | None:
+        """None where a file that is no text holds a secret: it is packed there, and nothing can be taken out of it."""
+        try:
+            parts = parse(patch) if patch and "\nGIT binary patch\n" in patch else ()
+        except BadPatch:  # what it names cannot be told as text
+            parts = ()
+        packed = (part.change.data for part in parts if isinstance(part.change, BinaryChange))
+        if any(self._redactor.raw(data) != data for data in packed):
+            return None
+        scrubbed: str | None = self._values(patch)
+        return scrubbed
+
+    def _scrub_file(self, file: dict[str, Any]) -> Any:
+        """Of a file that is no text, its bytes are looked at: in base64 a secret looks different at each place."""
+        if file["encoding"] == "base64":
+            file |= {side: self._scrub_base64(file[side]) for side in ("before", "after")}
+        return self._values(file)
+
+    def _scrub_base64(self, text: str | None) -> str | None:
+        return None if text is None else base64.b64encode(self._redactor.raw(base64.b64decode(text))).decode()
 
     def _text(self, value: Any) -> Any:
         return _mapped(value, lambda text: self._redactor.text(text.replace(NUL, "")))
 
     def _values(self, value: Any) -> Any:
         return _mapped(value, lambda text: self._redactor.values(text.replace(NUL, "")))
+
+
+def _changes(result: Result | None) -> object:
+    return result and (result.diff, result.patch, tuple(map(dict, result.files)))
 
 
 def _mapped(value: Any, change: Any) -> Any:

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from functions.executor.phases import PHASES, agent, handover
+from functions.executor.phases import PHASES, agent, checkpoint, handover
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import AppError, RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.ports import ClaimOutcome
-from shared.domain.run import Advance, Event, Finish, Outcome, Phase, Run, RunStatus
+from shared.domain.run import INTERNAL, Advance, Event, Finish, Outcome, Phase, Run, RunStatus
 from shared.observability import get_logger
 
 logger = get_logger("executor")
@@ -34,6 +34,9 @@ def on_message(message: RunMessage, ports: Ports) -> None:
 
     Raises only what nobody foresaw, and Unavailable when the database does not answer: SQS delivers again.
     """
+    if message.replay:
+        replay(message, ports)
+        return
     claim = ports.runs.claim(message)
     logger.info("run.claim", extra={"outcome": claim.outcome, "seq": message.seq})
     match claim.outcome:
@@ -45,6 +48,14 @@ def on_message(message: RunMessage, ports: Ports) -> None:
             nudge(replace(message, seq=claim.seq), ports)
         case _:
             pass  # it sleeps until it is woken, or it is stale, ended or unknown: there is nothing to do for it now
+
+
+def replay(message: RunMessage, ports: Ports) -> None:
+    """Have the run done again that was given up when this message was put aside, unless that has become needless."""
+    successor = ports.runs.replay(message.run_id)
+    logger.info("run.replay", extra={"as_run_id": successor.run_id if successor else None})
+    if successor:
+        nudge(successor, ports)
 
 
 def step(run: Run, ports: Ports) -> None:
@@ -84,19 +95,20 @@ def _again_or_never(run: Run, error: Exception) -> Outcome:
     if run.attempt < MAX_SURPRISES:
         raise error
     logger.exception("run.given_up", extra={"attempt": run.attempt})
-    return ended_early(run, "internal", OUR_FAULT)
+    return ended_early(run, INTERNAL, OUR_FAULT)
 
 
 def ended_early(run: Run, error_code: str, error: str) -> Finish:
     """The end of a run that has nothing to show: cancelled when that was asked for, else failed.
 
-    Where the agent had already failed, that is the reason to tell.
+    Where the agent had already failed, that is the reason to tell. Its last checkpoint stays.
     """
     status = RunStatus.CANCELLED if run.cancel_requested else RunStatus.FAILED
     if run.cancel_requested:
         error_code, error = "cancelled", agent.CANCELLED
     else:
         error_code, error = run.error_code or error_code, run.error or error
+    error += checkpoint.kept(run.checkpoint)
     ended = Event("ended", {"status": status, "error_code": error_code, "text": error})
     return Finish(status=status, error_code=error_code, error=error, events=(ended,))
 
@@ -104,7 +116,12 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
 def end_run(run: Run, end: Finish, ports: Ports) -> None:
     """Store the end, then pause or kill the sandbox. What a crash in between leaves running pauses when its lease ends,
     and is killed by the reaper once nobody needs it.
+
+    Of a run that ends by our fault a message is put aside first, by which it can be done again. Raises Unavailable when
+    that or the database does not work: nothing has ended then.
     """
+    if end.error_code == INTERNAL:
+        ports.replays.send(replace(_message(run, run.seq), replay=True))
     if not ports.runs.finish(run, end):
         logger.warning("run.fence_lost", extra={"seq": run.seq})
         return

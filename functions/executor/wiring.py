@@ -30,13 +30,15 @@ def ports() -> Ports:
     keys = (settings.supabase_secret_key, settings.e2b_api_key, settings.anthropic_api_key, settings.openai_api_key)
     for key in keys:
         register_secret(key, lasting=True)
+    sqs = boto3.client("sqs", config=AWS_CONFIG)
     return Ports(
         runs=SupabaseRunStore(
             postgrest_client(settings.supabase_url, api_key=settings.supabase_secret_key),
             lease_s=settings.step_lease_s,
             run_timeout_s=settings.run_timeout_s,
         ),
-        queue=SqsRunQueue(boto3.client("sqs", config=AWS_CONFIG), settings.task_queue_url),
+        queue=SqsRunQueue(sqs, settings.task_queue_url),
+        replays=SqsRunQueue(sqs, settings.replay_queue_url),
         sandboxes=E2BSandboxes(
             api_key=settings.e2b_api_key,
             template=settings.e2b_template,

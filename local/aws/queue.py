@@ -17,6 +17,7 @@ DEAD_LETTER_RETENTION_S = str(14 * 24 * 3600)  # the longest SQS allows
 class QueueUrls:
     tasks: str
     dead_letters: str
+    replays: str
 
 
 def sqs_client(endpoint_url: str) -> "SQSClient":
@@ -37,27 +38,38 @@ def create_queues(
     visibility_timeout_s: int = 720,
     dead_letters_visibility_timeout_s: int = 360,
     max_receive_count: int = 5,
+    dead_letters_max_receive_count: int = 100,
     name: str = "tasks",
 ) -> QueueUrls:
-    """Create the task queue and its dead-letter queue, or find them where they exist.
+    """Create the task queue, its dead-letter queue and the replay queue, or find them where they exist.
 
     The defaults are the numbers of `template.yaml`, a test holds the two together: six times the timeout of the
-    function behind each queue, and five deliveries before a message counts as dead.
+    function behind each queue, and how many deliveries make a message dead.
     """
     sqs = sqs_client(endpoint_url)
+    replays = sqs.create_queue(
+        QueueName=f"{name}-replays", Attributes={"MessageRetentionPeriod": DEAD_LETTER_RETENTION_S}
+    )["QueueUrl"]
     dead_letters = sqs.create_queue(
         QueueName=f"{name}-dead-letters",
         Attributes={
-            "VisibilityTimeout": str(dead_letters_visibility_timeout_s),
             "MessageRetentionPeriod": DEAD_LETTER_RETENTION_S,
+            "VisibilityTimeout": str(dead_letters_visibility_timeout_s),
+            "RedrivePolicy": _redrive(sqs, replays, dead_letters_max_receive_count),
         },
     )["QueueUrl"]
-    redrive = {"deadLetterTargetArn": queue_arn(sqs, dead_letters), "maxReceiveCount": max_receive_count}
     tasks = sqs.create_queue(
         QueueName=name,
-        Attributes={"VisibilityTimeout": str(visibility_timeout_s), "RedrivePolicy": json.dumps(redrive)},
+        Attributes={
+            "VisibilityTimeout": str(visibility_timeout_s),
+            "RedrivePolicy": _redrive(sqs, dead_letters, max_receive_count),
+        },
     )["QueueUrl"]
-    return QueueUrls(tasks, dead_letters)
+    return QueueUrls(tasks, dead_letters, replays)
+
+
+def _redrive(sqs: "SQSClient", target_url: str, max_receive_count: int) -> str:
+    return json.dumps({"deadLetterTargetArn": queue_arn(sqs, target_url), "maxReceiveCount": max_receive_count})
 
 
 def queue_arn(sqs: "SQSClient", queue_url: str) -> str:

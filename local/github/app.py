@@ -115,6 +115,7 @@ def create_app(root: Path, *, accounts: Accounts = DEFAULT_ACCOUNTS, web_url: st
             get("", _repository),
             get("/git/ref/heads/{branch:path}", _branch),
             get("/git/commits/{id}", _commit),
+            get("/commits", _history),
             get("/git/trees/{id}", _tree),
             get("/git/blobs/{id}", _blob),
             get("/pulls", _list_pulls),
@@ -125,6 +126,7 @@ def create_app(root: Path, *, accounts: Accounts = DEFAULT_ACCOUNTS, web_url: st
             change("PATCH", "/git/refs/heads/{branch:path}", _move_branch),
             change("DELETE", "/git/refs/heads/{branch:path}", _delete_branch),
             change("POST", "/pulls", _create_pull),
+            change("PUT", "/pulls/{number:int}/merge", _merge_pull),
         ]
     )
 
@@ -210,6 +212,15 @@ def _commit(call: Call) -> Answer:
     if commit is None:
         raise Refused(*NOT_FOUND)
     return 200, _commit_json(commit)
+
+
+def _history(call: Call) -> Answer:
+    """Of one branch: the backend asks for nothing else."""
+    head = call.repository.head(call.query.get("sha") or call.repository.default_branch)
+    if head is None:
+        raise Refused(*NOT_FOUND)
+    found = call.repository.history(head, min(int(call.query.get("per_page", 30)), 100))
+    return 200, [_listed_commit_json(commit) for commit in found]
 
 
 def _tree(call: Call) -> Answer:
@@ -359,9 +370,31 @@ def _create_pull(call: Call) -> Answer:
         branch=branch,
         target=target,
         login=call.account.login,
+        draft=bool(call.body.get("draft", False)),
     )
     call.pulls.add(pull)
     return 201, _pull_json(call, pull)
+
+
+def _merge_pull(call: Call) -> Answer:
+    """By a merge commit of whoever asks."""
+    pull = next((one for one in call.pulls.all() if one.number == int(call.params["number"])), None)
+    if pull is None:
+        raise Refused(*NOT_FOUND)
+    if pull.state != "open" or pull.draft:
+        raise Refused(405, "Pull Request is not mergeable")
+    login = call.account.login
+    try:
+        merged = call.repository.merge(
+            pull.branch,
+            pull.target,
+            message=f"Merge pull request #{pull.number} from {call.owner}/{pull.branch}\n\n{pull.title}",
+            author=Person(login, f"{login}@users.noreply.github.com"),
+        )
+    except GitRefused:
+        raise Refused(405, "Pull Request is not mergeable") from None
+    call.pulls.close(pull.branch)
+    return 200, {"sha": merged, "merged": True, "message": "Pull Request successfully merged"}
 
 
 # --- how it is shown ----------------------------------------------------------------------------------------
@@ -386,10 +419,16 @@ def _commit_json(commit: Commit) -> Json:
     }
 
 
+def _listed_commit_json(commit: Commit) -> Json:
+    whole = _commit_json(commit)
+    return {"sha": commit.id, "parents": whole["parents"], "commit": whole}
+
+
 def _pull_json(call: Call, pull: Pull) -> Json:
     return {
         "number": pull.number,
         "state": pull.state,
+        "draft": pull.draft,
         "title": pull.title,
         "body": pull.body,
         "html_url": f"{call.web_url}/{call.owner}/{call.name}/pull/{pull.number}",

@@ -15,6 +15,7 @@ class Pull:
     target: str
     login: str
     state: str = "open"
+    draft: bool = False
 
 
 class Pulls:

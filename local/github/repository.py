@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 OBJECT_ID = re.compile(r"[0-9a-f]{40}")
 NOBODY = "0" * 40
+FIELDS = "%H%x00%T%x00%P%x00%an%x00%ae%x00%cn%x00%ce%x00%B"  # of a commit, for `git log`
 SETTINGS = {
     "PATH": os.environ.get("PATH", os.defpath),
     "LC_ALL": "C",
@@ -67,10 +68,14 @@ class Repository:
     def commit(self, commit_id: str) -> Commit | None:
         if not self.has(commit_id, "commit"):
             return None
-        fields = "%T%x00%P%x00%an%x00%ae%x00%cn%x00%ce%x00%B"
-        tree, parents, *people, message = self._text("show", "-s", f"--format={fields}", commit_id).split("\0")
-        author, committer = Person(*people[:2]), Person(*people[2:])
-        return Commit(commit_id, tree, tuple(parents.split()), author, committer, message.rstrip("\n"))
+        return self.history(commit_id, 1)[0]
+
+    def history(self, commit_id: str, limit: int) -> list[Commit]:
+        """The commit and those before it, the newest first."""
+        log = self._git("log", "-z", f"--max-count={limit}", f"--format={FIELDS}", commit_id).decode()
+        fields = log.removesuffix("\0").split("\0")
+        size = FIELDS.count("%x00") + 1
+        return [_commit(*fields[at : at + size]) for at in range(0, len(fields), size)]
 
     def tree(self, tree_id: str) -> list[Entry] | None:
         """All of it, with the trees in it."""
@@ -107,6 +112,23 @@ class Repository:
         command = ("commit-tree", tree, *(part for parent in parents for part in ("-p", parent)))
         return self._git(*command, env=env, stdin=message.encode()).decode().strip()
 
+    def merge(self, branch: str, into: str, *, message: str, author: Person) -> str:
+        """Put a merge commit on `into`; its id. Raises GitRefused where the two conflict."""
+        ours, theirs = (f"refs/heads/{name}" for name in (into, branch))
+        with TemporaryDirectory() as folder:
+            env = {"GIT_WORK_TREE": folder, "GIT_INDEX_FILE": f"{folder}/.index"}
+            base = self._text("merge-base", ours, theirs)
+            for step in (
+                ("read-tree", "-i", "-m", "--aggressive", base, ours, theirs),
+                ("merge-index", "-o", "git-merge-one-file", "-a"),
+            ):
+                self._git("-c", "core.bare=false", *step, env=env, cwd=folder)
+            tree = self._git("write-tree", env=env).decode().strip()
+        parents = [self._text("rev-parse", name) for name in (ours, theirs)]
+        merged = self.create_commit(tree=tree, parents=parents, message=message, author=author, committer=author)
+        self.set_head(into, merged)
+        return merged
+
     def set_head(self, branch: str, commit_id: str, *, only_new: bool = False) -> None:
         """Have the branch point at a commit; `only_new` when there must be no such branch yet."""
         self._git("update-ref", f"refs/heads/{branch}", commit_id, *([NOBODY] if only_new else []))
@@ -127,22 +149,30 @@ class Repository:
     def _text(self, *command: str) -> str:
         return self._git(*command).decode().removesuffix("\n")
 
-    def _git(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
-        done = self._ask(*command, stdin=stdin, env=env)
+    def _git(
+        self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> bytes:
+        done = self._ask(*command, stdin=stdin, env=env, cwd=cwd)
         if done.returncode != 0:
             raise GitRefused(done.stderr.decode(errors="replace").strip())
         return done.stdout
 
     def _ask(
-        self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+        self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: str | None = None
     ) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.run(
             ["git", "--git-dir", str(self.folder), *command],
             input=stdin,
             env={**SETTINGS, **(env or {})},
+            cwd=cwd,
             capture_output=True,
             check=False,
         )
+
+
+def _commit(commit_id: str, tree: str, parents: str, *rest: str) -> Commit:
+    author, committer = Person(*rest[:2]), Person(*rest[2:4])
+    return Commit(commit_id, tree, tuple(parents.split()), author, committer, rest[4].rstrip("\n"))
 
 
 def _facts(who: Person) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
+from shared.domain.binary_patch import blob_id
 from shared.domain.changes import Files, TreeEntry, folders
 from shared.domain.errors import AppError, Conflict, TooMany, Unavailable
 from shared.domain.patch import File
@@ -35,6 +36,12 @@ CONNECT_S, READ_S = 3.0, 10.0  # GitHub itself gives up on a request after 10 s
 RETRY_AFTER_S = 60  # when GitHub limits and does not say for how long (its documentation asks for a minute)
 MAX_RETRY_AFTER_S = 3600  # its limits are per hour
 MAX_REASON_CHARS = 300
+HISTORY = 50
+# Of text that stands in a tree itself; more is uploaded as blobs, for GitHub refuses a large tree (November 2026: "your
+# input was too large to process. Consider creating the blobs directly").
+INLINE_BYTES, INLINE_BYTES_IN_ALL = 500_000, 3_000_000
+# So many may be more than GitHub takes within one request of ours (some 80 a minute): the next one goes on after them.
+MANY_BLOBS = 10
 
 
 @cache
@@ -79,6 +86,11 @@ class HttpGitHub:
     def commit(self, repository: Repository, commit_id: str) -> Commit | None:
         return self._find(_path(repository, "git/commits", commit_id), _commit)
 
+    def history(self, repository: Repository, branch: str) -> tuple[Commit, ...]:
+        """The branch's newest commits, the newest first, at most HISTORY; none without such a branch."""
+        path = f"{_path(repository, 'commits')}?sha={quote(branch, safe='')}&per_page={HISTORY}"
+        return self._find(path, lambda answer: tuple(_listed_commit(one) for one in answer)) or ()
+
     def tree(self, repository: Repository, tree_id: str) -> Mapping[str, TreeEntry]:
         """All files by their paths. Raises Conflict when they are too many for one answer (100,000)."""
         entries, is_cut = self._ask("GET", f"{_path(repository, 'git/trees', tree_id)}?recursive=1", _entries)
@@ -92,7 +104,7 @@ class HttpGitHub:
 
     def create_tree(self, repository: Repository, base_tree: str, files: Files) -> str:
         """The id of the base with these files put, or removed where None."""
-        blobs = self._create_blobs(repository, [file.content for file in files.values() if file])
+        blobs = self._create_blobs(repository, _not_inline(file.content for file in files.values() if file))
         tree = base_tree
         for part in _separately(files):
             entries = [_entry(path, file, blobs) for path, file in part.items()]
@@ -100,18 +112,18 @@ class HttpGitHub:
             tree = self._ask("POST", _path(repository, "git/trees"), _id, body)
         return tree
 
-    def create_commit(self, repository: Repository, *, tree: str, parent: str, message: str) -> Commit:
+    def create_commit(self, repository: Repository, *, tree: str, parents: tuple[str, ...], message: str) -> Commit:
         """By the token's owner, committed by COMMITTER, on no branch yet."""
         committer = dict(zip(("name", "email"), COMMITTER, strict=True))
-        body = {"message": message, "tree": tree, "parents": [parent], "committer": committer}
+        body = {"message": message, "tree": tree, "parents": list(parents), "committer": committer}
         return self._ask("POST", _path(repository, "git/commits"), _commit, body)
 
     def create_branch(self, repository: Repository, branch: str, commit_id: str) -> None:
         self._send("POST", _path(repository, "git/refs"), {"ref": f"refs/heads/{branch}", "sha": commit_id})
 
     def move_branch(self, repository: Repository, branch: str, commit_id: str) -> None:
-        """Wherever it was before."""
-        self._send("PATCH", _branch_path(repository, "git/refs", branch), {"sha": commit_id, "force": True})
+        """Forward only: GitHubRefused when a commit that is on the branch now would be lost."""
+        self._send("PATCH", _branch_path(repository, "git/refs", branch), {"sha": commit_id, "force": False})
 
     def delete_branch(self, repository: Repository, branch: str) -> None:
         self._send("DELETE", _branch_path(repository, "git/refs", branch))
@@ -123,20 +135,31 @@ class HttpGitHub:
         return found[0] if found else None
 
     def create_pull_request(
-        self, repository: Repository, *, branch: str, target: str, title: str, body: str
+        self, repository: Repository, *, branch: str, target: str, title: str, body: str, draft: bool
     ) -> PullRequest:
-        words = {"title": title, "body": body, "head": branch, "base": target}
+        words = {"title": title, "body": body, "head": branch, "base": target, "draft": draft}
         return self._ask("POST", _path(repository, "pulls"), _pull_request, words)
 
     def _create_blobs(self, repository: Repository, contents: Collection[bytes]) -> dict[bytes, str]:
-        """Upload what cannot stand in a tree as text, each only once; ids by contents."""
+        """Upload them; ids by contents. Of many, those that a call which broke off has uploaded are not sent again."""
         path = _path(repository, "git/blobs")
         blobs: dict[bytes, str] = {}
+        goes_on = len(contents) > MANY_BLOBS
         for content in contents:
-            if content not in blobs and _as_text(content) is None:
-                body = {"content": base64.b64encode(content).decode("ascii"), "encoding": "base64"}
-                blobs[content] = self._ask("POST", path, _id, body)
+            goes_on = goes_on and self._has_blob(repository, blob_id(content))
+            if goes_on:
+                blobs[content] = blob_id(content)
+                continue
+            body = {"content": base64.b64encode(content).decode("ascii"), "encoding": "base64"}
+            blobs[content] = self._ask("POST", path, _id, body)
         return blobs
+
+    def _has_blob(self, repository: Repository, object_id: str) -> bool:
+        try:
+            self._send("HEAD", _path(repository, "git/blobs", object_id))
+        except GitHubRefused:
+            return False
+        return True
 
     def _find(self, path: str, read: Callable[[Any], T]) -> T | None:
         try:
@@ -199,18 +222,29 @@ def _separately(files: Files) -> list[Files]:
 def _entry(path: str, file: File | None, blobs: Mapping[bytes, str]) -> Json:
     if file is None:
         return {"path": path, "mode": "100644", "type": "blob", "sha": None}
-    text = _as_text(file.content)
-    content = {"sha": blobs[file.content]} if text is None else {"content": text}
+    blob = blobs.get(file.content)
+    content = {"sha": blob} if blob else {"content": file.content.decode()}
     return {"path": path, "mode": file.mode, "type": "blob", **content}
 
 
-def _as_text(content: bytes) -> str | None:
-    """The contents as they can stand in a tree; None when only a blob can hold them, as also nothing at all."""
+def _not_inline(contents: Iterable[bytes]) -> list[bytes]:
+    """Those that have to be blobs before they can be in a tree, each once."""
+    apart, left = [], INLINE_BYTES_IN_ALL
+    for content in dict.fromkeys(contents):
+        if _is_text(content) and len(content) <= min(INLINE_BYTES, left):
+            left -= len(content)
+        else:
+            apart.append(content)
+    return apart
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether it can stand in a tree; nothing at all cannot."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        return None
-    return text if text and "\0" not in text else None
+        return False
+    return bool(text) and "\0" not in text
 
 
 # --- what GitHub answers ------------------------------------------------------------------------------------
@@ -248,6 +282,11 @@ def _commit(answer: Json) -> Commit:
     )
 
 
+def _listed_commit(answer: Json) -> Commit:
+    """As in a list, where the commit itself stands in `commit`."""
+    return _commit({**answer["commit"], "sha": answer["sha"], "parents": answer["parents"]})
+
+
 def _entries(answer: Json) -> tuple[dict[str, TreeEntry], bool]:
     files = (entry for entry in answer["tree"] if entry["type"] != "tree")
     return {entry["path"]: TreeEntry(entry["mode"], entry["sha"]) for entry in files}, answer["truncated"]
@@ -264,6 +303,7 @@ def _refusal(response: httpx.Response, token: Secret) -> AppError:
     if status == 401:
         return TokenRefused(f"GitHub does not accept the token: {reason}")
     spent = response.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in response.headers
+    spent = spent or "secondary rate limit" in reason.lower()  # which may come without either header
     if status == 429 or (status == 403 and spent):
         text = "GitHub accepts no more requests of this token for now. Try again later."
         return TooMany(text, retry_after_s=_retry_after_s(response.headers), code="github_rate_limited", reason=reason)

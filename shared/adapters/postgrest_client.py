@@ -84,6 +84,7 @@ _UNKNOWN = (Unavailable, "The database does not answer properly now. Try again."
 _CASES = {
     "chat_full": "The chat of this task is full. Go on in another task.",
     "idempotency_key_reused": "Something else was asked under this Idempotency-Key. Take another key.",
+    "max_duration_too_long": "max_duration_s is more than a task may take here.",
     "nothing_to_retry": "The task has never been run here. Start it as a new task.",
     "run_active": "The task is being worked on. Wait for it to end, or cancel it first.",
     "task_ended": "The task has ended already.",

@@ -1,5 +1,6 @@
 """Runs, for the executor. The only module that spells the names of the run functions and their columns."""
 
+import base64
 import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -8,9 +9,11 @@ from typing import Any
 from postgrest import SyncPostgrestClient
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.domain.contents import ContentPart
+from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage, is_uuid
 from shared.domain.ports import Claim, ClaimOutcome, OwnersEnvironment
-from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunKind, RunStatus, check_phase
+from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Result, Run, RunKind, RunStatus, check_phase
 from shared.domain.secret import Sealed
 
 
@@ -82,13 +85,34 @@ class SupabaseRunStore:
                     "p_status": end.status,
                     "p_error_code": end.error_code,
                     "p_error": end.error,
-                    "p_result": _result(end),
-                    "p_files": [dict(file) for file in end.result.files] if end.result else [],
+                    "p_result": _columns(end.result) if end.result else {},
+                    "p_files": _files(end.result) if end.result else [],
                     "p_message": end.message,
                     "p_events": _events(end.events),
                 },
             )
         return done is True
+
+    def save_checkpoint(self, run: Run, result: Result) -> bool:
+        """Save what the run has changed so far, in place of what was saved before. False when the fence was lost."""
+        arguments = {"p_run_id": run.id, "p_fence": run.fence, "p_result": _columns(result), "p_files": _files(result)}
+        with speaking_our_errors():
+            return call(self._client, "save_checkpoint", arguments) is True
+
+    def stored_contents(self, run: Run) -> set[str]:
+        """The ids of the run's contents that are stored whole. Raises Unavailable."""
+        with speaking_our_errors():
+            return set(call(self._client, "stored_contents", {"p_run_id": run.id}))
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        """Store parts of contents; those that are there stay. False when the fence was lost."""
+        rows = [
+            {"id": one.id, "part": one.part, "parts": one.parts, "data": base64.b64encode(one.data).decode()}
+            for one in parts
+        ]
+        arguments = {"p_run_id": run.id, "p_fence": run.fence, "p_parts": rows}
+        with speaking_our_errors():
+            return call(self._client, "store_contents", arguments) is True
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
         """Nudges for runs whose step is overdue by `grace_s` seconds and held by nobody."""
@@ -107,6 +131,30 @@ class SupabaseRunStore:
         made_for = {sandbox: run_id if is_uuid(run_id) else None for sandbox, run_id in sandboxes.items()}
         with speaking_our_errors():
             return set(call(self._client, "needed_sandboxes", {"p_sandboxes": made_for}))
+
+    def without_sandbox(self, sandboxes: Collection[str], *, grace_s: int) -> list[RunMessage]:
+        """Nudges for running runs whose sandbox is none of these, and that nobody has touched for `grace_s` seconds."""
+        arguments = {"p_sandboxes": sorted(sandboxes), "p_grace_s": grace_s}
+        with speaking_our_errors():
+            rows = call(self._client, "runs_without_sandbox", arguments)
+        return [RunMessage(**row) for row in rows]
+
+    def end_stuck(self, *, waited_s: int, waited: RunFailed, orphaned: str) -> int:
+        """End runs that have waited so long for a sandbox, and active tasks without an active run. How many."""
+        arguments = {
+            "p_waited_s": waited_s,
+            "p_waited_code": waited.error_code,
+            "p_waited_error": str(waited),
+            "p_orphaned_error": orphaned,
+        }
+        with speaking_our_errors():
+            return int(call(self._client, "end_stuck", arguments))
+
+    def replay(self, run_id: str) -> RunMessage | None:
+        """Have done again what a run was to do that ended as INTERNAL: the nudge of the new run, or None."""
+        with speaking_our_errors():
+            row = call(self._client, "replay_run", {"p_run_id": run_id})
+        return RunMessage(**row) if row else None
 
     def saved_patch(self, run: Run) -> str | None:
         """What the task's earlier runs have changed; "" for nothing, None when it was too large to be stored."""
@@ -162,6 +210,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         branch=row["branch"],
         model=row["model"],
         max_cost_usd=row["max_cost_usd"],
+        max_duration_s=row["max_duration_s"],
         setup_script=row["setup_script"],
         deadline_at=_time(row["deadline_at"]),
         cancel_requested=row["cancel_requested_at"] is not None,
@@ -171,6 +220,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         output_offset=row["output_offset"],
         reader_state=row["reader_state"],
         usage=row["usage"],
+        checkpoint=row["checkpoint"],
         exit_code=row["exit_code"],
         error_code=row["error_code"],
         error=row["error"],
@@ -196,13 +246,15 @@ def _events(events: Collection[Event]) -> list[dict[str, Any]]:
     return [{"kind": event.kind, "payload": dict(event.payload)} for event in events]
 
 
-def _result(end: Finish) -> dict[str, Any]:
-    if end.result is None:
-        return {}
+def _columns(result: Result) -> dict[str, Any]:
     return {
-        "commit_hash": end.result.commit_hash,
-        "git_diff": end.result.diff,
-        "git_patch": end.result.patch,
-        "changed_files": list(end.result.changed_files),
-        "execution_metadata": dict(end.result.metadata),
+        "commit_hash": result.commit_hash,
+        "git_diff": result.diff,
+        "git_patch": result.patch,
+        "changed_files": list(result.changed_files),
+        "execution_metadata": dict(result.metadata),
     }
+
+
+def _files(result: Result) -> list[dict[str, Any]]:
+    return [dict(file) for file in result.files]

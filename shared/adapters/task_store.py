@@ -21,7 +21,8 @@ class SupabaseTaskStore:
 
     def create(self, task: NewTask) -> StartedRun:
         """Raises NotFound for a foreign project, Conflict (code `idempotency_key_reused`) for a key under which
-        something else was asked, TooMany (`too_many_active_runs`, `too_many_starts`) beyond a limit, Unavailable.
+        something else was asked, InvalidInput (code `max_duration_too_long`), TooMany (`too_many_active_runs`,
+        `too_many_starts`) beyond a limit, Unavailable.
         """
         with speaking_our_errors({"PT404": "Project not found"}):
             made = call(
@@ -39,6 +40,7 @@ class SupabaseTaskStore:
                     "p_trace_id": task.trace_id,
                     "p_request_hash": task.request_hash,
                     "p_max_cost_usd": task.max_cost_usd,
+                    "p_max_duration_s": task.max_duration_s,
                 },
             )
         return StartedRun(task_id=made["task_id"], run_id=made["run_id"], seq=made["seq"], created=made["created"])

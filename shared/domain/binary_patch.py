@@ -6,15 +6,16 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_BYTES = 100_000_000  # GitHub takes no larger file (docs.github.com, "About large files on GitHub", 2026)
 
 _KIND = re.compile(rb"(literal|delta) (\d{1,9})")
 
 
-def blob_id(content: bytes) -> str:
-    """git's own name for a file's contents."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+def blob_id(content: bytes, kind: Literal["sha1", "sha256"] = "sha1") -> str:
+    """git's own name for a file's contents, in a repository with ids of that kind."""
+    return hashlib.new(kind, b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.domain.binary_patch import blob_id
 from shared.domain.errors import InvalidInput
 from shared.domain.patch import BadPatch, File, FilePatch, PatchConflict, parse
 
@@ -15,21 +14,25 @@ Files = Mapping[str, File | None]  # by path: to put, or to remove where None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChange:
-    """One file that a run changed, with its whole contents; None for a side that does not exist."""
+    """One file that a run changed: git's id of what it found, and what it left. None for a side that does not exist."""
 
     path: str
     previous_path: str | None = None
     mode: str | None
-    before: bytes | None
+    before_id: str | None
     after: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunChanges:
-    """What a run found at `base_commit` and left there. Files whose contents were too much to store are not in it."""
+    """What a run found at `base_commit` and left there, asked to do `prompt`.
+
+    Files whose contents were too much to store are not in it.
+    """
 
     base_commit: str | None = None
     files: tuple[FileChange, ...] = ()
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,7 @@ def _apply(part: FilePatch, base: BaseFiles, gone: set[str], put: dict[str, File
 def _check_unchanged(change: FileChange, entries: Mapping[str, TreeEntry]) -> None:
     source = change.previous_path or change.path
     found = entries[source].id if source in entries else None
-    expected = None if change.before is None else blob_id(change.before)
-    if found != expected or (change.previous_path and change.path in entries):
+    if found != change.before_id or (change.previous_path and change.path in entries):
         raise _changed_since(source)
 
 

@@ -24,9 +24,13 @@ class RunMessage:
     seq: int
     user_id: str  # the queue's message group: one user's many tasks do not delay another's
     trace_id: str | None = None
+    replay: bool = False  # asks for a run that was given up to be done again
 
     def body(self) -> str:
-        return json.dumps({"v": VERSION, **asdict(self)}, separators=(",", ":"))
+        told = asdict(self)
+        if not self.replay:
+            del told["replay"]
+        return json.dumps({"v": VERSION, **told}, separators=(",", ":"))
 
     @classmethod
     def parse(cls, body: str) -> "RunMessage":
@@ -34,7 +38,7 @@ class RunMessage:
         try:
             data = json.loads(body)
             version, task_id, run_id, seq, user_id = (data[k] for k in ("v", "task_id", "run_id", "seq", "user_id"))
-            trace_id = data.get("trace_id")
+            trace_id, replay = data.get("trace_id"), data.get("replay", False)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput("The message is not one of ours.") from error
         sound = (
@@ -44,7 +48,8 @@ class RunMessage:
             and is_uuid(run_id)
             and is_uuid(user_id)
             and (trace_id is None or isinstance(trace_id, str))
+            and isinstance(replay, bool)
         )
         if not sound:
             raise InvalidInput("The message is not one of ours.")
-        return cls(task_id=task_id, run_id=run_id, seq=seq, user_id=user_id, trace_id=trace_id)
+        return cls(task_id=task_id, run_id=run_id, seq=seq, user_id=user_id, trace_id=trace_id, replay=replay)

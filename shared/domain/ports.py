@@ -6,8 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.contents import ContentPart
+from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage
-from shared.domain.run import Advance, AgentName, Finish, Run, RunKind
+from shared.domain.run import Advance, AgentName, Finish, Result, Run, RunKind
 from shared.domain.secret import Sealed, SealedFor, SealedToken, Secret
 from shared.domain.task import TaskStatus
 
@@ -31,6 +33,7 @@ class NewTask:
     request_hash: str | None = None  # tells a repeated request under the same key from another one
     model: str | None = None
     max_cost_usd: float | None = None  # None: what the deployment allows
+    max_duration_s: int | None = None  # None: what the deployment gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,8 @@ class TaskStore(Protocol):
     """The database as one signed-in user sees it. Rows have the keys of the wire contract."""
 
     def create(self, task: NewTask) -> StartedRun:
-        """Raises NotFound for a foreign project, Conflict for a key under which something else was asked, TooMany
-        beyond a limit of the user's, Unavailable.
+        """Raises NotFound for a foreign project, Conflict for a key under which something else was asked, InvalidInput
+        (code `max_duration_too_long`), TooMany beyond a limit of the user's, Unavailable.
         """
         ...
 
@@ -299,7 +302,22 @@ class RunStore(Protocol):
         ...
 
     def finish(self, run: Run, end: Finish) -> bool:
-        """End the run and its task in one transaction. False when the fence was lost."""
+        """End the run and its task in one transaction. False when the fence was lost.
+
+        Without a result, the last checkpoint is what the run leaves.
+        """
+        ...
+
+    def save_checkpoint(self, run: Run, result: Result) -> bool:
+        """Save what the run has changed so far. False when the fence was lost."""
+        ...
+
+    def stored_contents(self, run: Run) -> set[str]:
+        """The ids of the run's contents that store_contents has stored whole."""
+        ...
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        """Store what lies apart from the result, before finish; what is there stays. False when the fence was lost."""
         ...
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
@@ -312,6 +330,21 @@ class RunStore(Protocol):
 
     def needed(self, sandboxes: Mapping[str, str]) -> set[str]:
         """Which of these sandboxes (id -> the run that it was made for) an active run works in or may take over."""
+        ...
+
+    def without_sandbox(self, sandboxes: Collection[str], *, grace_s: int) -> list[RunMessage]:
+        """Nudges for running runs whose sandbox is none of these, and that nobody has touched for `grace_s` seconds."""
+        ...
+
+    def end_stuck(self, *, waited_s: int, waited: RunFailed, orphaned: str) -> int:
+        """End runs that have waited so long for a sandbox, and active tasks without an active run. How many."""
+        ...
+
+    def replay(self, run_id: str) -> RunMessage | None:
+        """Have done again what a run was to do that ended as INTERNAL: the nudge of the new run.
+
+        None when there is nothing to do again: it did not end so, or something else was asked of its task since.
+        """
         ...
 
     def saved_patch(self, run: Run) -> str | None:

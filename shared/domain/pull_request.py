@@ -1,6 +1,6 @@
 """A pull request: which task may have one, what it says and holds, and what that takes of GitHub and the database."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from shared.domain.errors import Conflict, InvalidInput, NotAuthenticated
 from shared.domain.ports import Row
 from shared.domain.repository import Repository
 from shared.domain.run import AgentName
-from shared.domain.task import TaskStatus, first_prompt
+from shared.domain.task import TaskStatus, first_prompt, said_by_user
 
 AGENT_TITLES = {AgentName.CLAUDE: "Claude Code", AgentName.CODEX: "Codex"}
 TITLE_PROMPT_CHARS = 50
@@ -49,6 +49,7 @@ class PullRequest:
 class FinishedTask:
     """A task whose changes can be proposed. `prompt` is what it was asked first; it may be empty.
 
+    `prompts` are all that it may have been asked;
     `tree` is git's id of all files as the agent left them, where it is known; `was_proposed` when it has had a pull
     request, which may be closed by now.
     """
@@ -56,6 +57,7 @@ class FinishedTask:
     id: int
     agent: AgentName
     prompt: str
+    prompts: tuple[str, ...]
     repo_url: str
     target_branch: str
     changed_files: tuple[str, ...]
@@ -73,6 +75,7 @@ class FinishedTask:
             id=row["id"],
             agent=AgentName(row["agent"] or AgentName.CLAUDE),
             prompt=first_prompt(row["chat_messages"]),
+            prompts=said_by_user(row["chat_messages"]),
             repo_url=row["repo_url"] or "",
             target_branch=row["target_branch"] or "",
             changed_files=tuple(row["changed_files"] or ()),
@@ -101,7 +104,16 @@ class FinishedTask:
 
     @property
     def commit_message(self) -> str:
-        return f"{AGENT_TITLES[self.agent]}: {_line(self.prompt, MESSAGE_PROMPT_CHARS)}"
+        return self.message_of(self.prompt)
+
+    def message_of(self, prompt: str) -> str:
+        """That of the commit with what the agent did when it was asked so."""
+        return f"{AGENT_TITLES[self.agent]}: {_line(prompt, MESSAGE_PROMPT_CHARS)}"
+
+    def is_ours(self, commit: "Commit") -> bool:
+        """Whether we made it for this task."""
+        messages = {self.message_of(prompt) for prompt in (self.prompt, *self.prompts)}
+        return commit.committer_email == COMMITTER[1] and commit.message in messages
 
 
 def _line(prompt: str, chars: int) -> str:
@@ -113,6 +125,17 @@ class ChangeStore(Protocol):
 
     def latest(self, task_id: int, *, owner_id: str) -> RunChanges:
         """Of the task's last completed run; empty when nothing was stored file by file."""
+        ...
+
+    def files(self, task_id: int, *, owner_id: str) -> list[Row]:
+        """Path, previous_path, status, mode, size and truncated of each file that the task has changed, by path."""
+        ...
+
+    def file(self, task_id: int, path: str, *, sides: Collection[str], owner_id: str) -> Row | None:
+        """The row of one of them, with `before` and `after` as bytes; of a large one, those of `sides` only.
+
+        A side is None where it does not exist, was not asked for, or was too much to be stored. None: no such file.
+        """
         ...
 
     def record_pull_request(self, task_id: int, pull_request: PullRequest) -> None:
@@ -190,6 +213,10 @@ class GitHub(Protocol):
 
     def commit(self, repository: Repository, commit_id: str) -> Commit | None: ...
 
+    def history(self, repository: Repository, branch: str) -> tuple[Commit, ...]:
+        """The branch's newest commits, the newest first, at most 50; none without such a branch."""
+        ...
+
     def tree(self, repository: Repository, tree_id: str) -> Mapping[str, TreeEntry]:
         """All files by their paths. Raises Conflict when they are too many for one answer."""
         ...
@@ -200,14 +227,14 @@ class GitHub(Protocol):
         """The id of the base with these files put, or removed where None."""
         ...
 
-    def create_commit(self, repository: Repository, *, tree: str, parent: str, message: str) -> Commit:
+    def create_commit(self, repository: Repository, *, tree: str, parents: tuple[str, ...], message: str) -> Commit:
         """By the token's owner, committed by COMMITTER, on no branch yet."""
         ...
 
     def create_branch(self, repository: Repository, branch: str, commit_id: str) -> None: ...
 
     def move_branch(self, repository: Repository, branch: str, commit_id: str) -> None:
-        """Wherever it was before."""
+        """Forward only: GitHubRefused when a commit that is on the branch now would be lost."""
         ...
 
     def delete_branch(self, repository: Repository, branch: str) -> None: ...
@@ -217,5 +244,5 @@ class GitHub(Protocol):
         ...
 
     def create_pull_request(
-        self, repository: Repository, *, branch: str, target: str, title: str, body: str
+        self, repository: Repository, *, branch: str, target: str, title: str, body: str, draft: bool
     ) -> PullRequest: ...

@@ -54,6 +54,12 @@ class Redactor:
             text = text.replace(form, REDACTED)
         return text
 
+    def raw(self, data: bytes) -> bytes:
+        """The same of a file that need not be text."""
+        for form in self._longest_first:
+            data = data.replace(form.encode(), REDACTED.encode())
+        return data
+
     def text(self, text: str) -> str:
         """`text` without the registered values and without anything shaped like a token: for logs and events."""
         return _SHAPES.sub(REDACTED, self.values(text))

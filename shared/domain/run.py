@@ -8,6 +8,9 @@ from typing import Any
 
 from shared.domain.errors import IllegalTransition
 
+# The error_code of a run that failed by a fault of ours, which nobody foresaw: it may be replayed once that is mended.
+INTERNAL = "internal"
+
 
 class AgentName(StrEnum):
     CLAUDE = "claude"
@@ -69,6 +72,7 @@ class Run:
     branch: str
     model: str | None = None
     max_cost_usd: float | None = None  # what its user allows; None: what the deployment does
+    max_duration_s: int | None = None  # as its user wants it; None: what the deployment gives
     setup_script: str | None = None
     deadline_at: datetime | None = None
     cancel_requested: bool = False
@@ -78,6 +82,7 @@ class Run:
     output_offset: int = 0
     reader_state: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)  # see functions/executor/phases/checkpoint.py
     exit_code: int | None = None
     error_code: str | None = None
     error: str | None = None

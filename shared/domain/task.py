@@ -30,7 +30,12 @@ ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
 def first_prompt(chat_messages: Sequence[Mapping[str, Any]] | None) -> str:
     """What the user asked for: the first of the user's messages, or an empty text."""
-    return next((str(message["content"]) for message in chat_messages or () if message.get("role") == "user"), "")
+    return next(iter(said_by_user(chat_messages)), "")
+
+
+def said_by_user(chat_messages: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...]:
+    """All of the user's messages: prompts, and what no agent has read."""
+    return tuple(str(message["content"]) for message in chat_messages or () if message.get("role") == "user")
 
 
 def check_transition(was: TaskStatus, becomes: TaskStatus) -> None:

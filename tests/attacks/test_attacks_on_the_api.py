@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import time
+from urllib.parse import urlencode
 
 import jwt
 import pytest
@@ -34,6 +35,8 @@ PARAMETERS = {
     "key_id": lambda v: [v.api_key_id],
     "user_id": lambda v: [v.id],
 }
+# What a query must name for an operation to look at anything, beside its path.
+QUERIES = {"getTaskFile": lambda v: {"path": v.word}}
 NOBODYS = {"task_id": 987654321, "project_id": 987654321, "key_id": "0" * 8 + "-0000-4000-8000-" + "0" * 12}
 # Routes for whoever asks, which prove nothing about anybody.
 OPEN = {"welcome", "ping"}
@@ -55,7 +58,15 @@ def requests(stage, whose):
         parameters = [p["name"] for p in described.get("parameters", []) if p["in"] == "path"]
         assert set(parameters) <= set(PARAMETERS), f"say in PARAMETERS what {parameters} can name"
         for value in PARAMETERS[parameters[0]](whose) if parameters else [None]:
-            yield method, path.format(**dict.fromkeys(parameters, value)), body
+            yield method, path.format(**dict.fromkeys(parameters, value)) + query(described, whose), body
+
+
+def query(described, whose):
+    """What an operation must be asked for beside its path."""
+    needed = [p["name"] for p in described.get("parameters", []) if p["in"] == "query" and p["required"]]
+    named = QUERIES.get(described["operationId"], lambda _: {})(whose)
+    assert set(needed) <= named.keys(), f"say in QUERIES what {described['operationId']} is asked for"
+    return f"?{urlencode(named)}" if named else ""
 
 
 def named(stage, path):
@@ -83,6 +94,7 @@ def test_somebody_elses_and_nobodys_look_the_same(stage):
         if not set(parameters) & set(NOBODYS):
             continue
         body = BODIES.get(described["operationId"], lambda _: None)(victim)
+        path += query(described, victim)
         nobodys = stage.ask(method, path.format(**NOBODYS), json=body, bearer=bearer)
         for value in PARAMETERS[parameters[0]](victim):
             theirs = stage.ask(method, path.format(**{parameters[0]: value}), json=body, bearer=bearer)
@@ -185,7 +197,10 @@ def test_two_tokens_in_one_header_are_no_token(stage, separator):
         assert stage.ask("GET", "/api/tasks", headers=header).status == 401
 
 
-TASK_PATHS = ("/api/tasks/{}", "/api/task-status/{}", "/api/git-diff/{}", "/api/tasks/{}/events")
+TASK_PATHS = (
+    *("/api/tasks/{}", "/api/task-status/{}", "/api/git-diff/{}", "/api/tasks/{}/events"),
+    *("/api/tasks/{}/files", "/api/tasks/{}/files/content?path=x", "/api/tasks/{}/patch"),
+)
 PROJECT_PATHS = ("/api/projects/{}", "/api/projects/{}/tasks")
 
 

@@ -131,7 +131,7 @@ def test_no_function_does_anything_to_somebody_elses(stage, database):
 def test_the_functions_of_the_executor_are_closed_to_users(stage, database):
     closed = {
         "claim_run", "seize_run", "advance_run", "finish_run", "due_runs", "expire_credentials", "append_events",
-        "insert_run", "admit_start", "claimed_run", "is_test_user",
+        "insert_run", "admit_start", "claimed_run", "is_test_user", "store_contents", "stored_contents",
     }  # fmt: skip
     known = {name: (arguments, kinds) for name, arguments, kinds in stage.functions()}
     assert closed <= set(known)

@@ -14,6 +14,7 @@ from functions.executor.reaper import reap
 from functions.executor.step import on_message
 from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
+from shared.domain.binary_patch import blob_id
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, Row, StartedRun
@@ -48,6 +49,7 @@ SETTINGS = ExecutorSettings.from_env(
         "CLAUDE_MODEL": "claude-opus-5-5",
         "CODEX_MODEL": "gpt-6.1-sol",
         "FOLLOW_UP_WINDOW_S": "600",  # a story lasts until nobody needs its sandboxes
+        "REPLAY_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/replay",
     }
 )
 
@@ -88,6 +90,8 @@ def collected(*files: Row, **changes) -> dict:
         "patch_truncated": False,
         "changed_files": [file["path"] for file in files],
         "files": list(files),
+        "contents": [],
+        "possible_secrets": [],
         "additions": len(files),
         "deletions": 0,
         "warnings": [],
@@ -106,10 +110,14 @@ def clone_failed(error: str, message: str = "git said no") -> Script:
     return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
 
 
-def collects(result: dict) -> Script:
-    raw = json.dumps(result, ensure_ascii=False).encode()
-    report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    return Script(ends_at=1, output=((1, json_lines(report)),), writes={"result.json": raw})
+def collects(result: dict, *packs: list[bytes], into: str = "result.json") -> Script:
+    """`packs` are contents that lie apart, by the file that they come in."""
+    listed = [[{"id": blob_id(data), "size": len(data)} for data in pack] for pack in packs]
+    raw = json.dumps(result | {"contents": listed}, ensure_ascii=False).encode()
+    told = {"files": result["files_changed"], "tree": result["tree"]}
+    report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), **told}
+    written = {f"contents/{number}": b"".join(pack) for number, pack in enumerate(packs)}
+    return Script(ends_at=1, output=((1, json_lines(report)),), writes={into: raw, **written})
 
 
 def forgets(**report) -> Script:
@@ -131,6 +139,7 @@ def good_scripts() -> dict[str, Script]:
         "agent": prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=40),
         "forget": forgets(),
         "collect": collects(collected(changed_file("new.txt"))),
+        "checkpoint": collects(collected(changed_file("half.txt"), tree="9" * 40), into="checkpoint.json"),
     }
 
 
@@ -139,6 +148,7 @@ def make_ports(world: "World", **settings) -> Ports:
     return Ports(
         runs=world.store,
         queue=world.queue,
+        replays=world.replays,
         sandboxes=world.sandboxes,
         box=world.box,
         settings=replace(SETTINGS, **settings),
@@ -163,6 +173,7 @@ class World:
     def __post_init__(self) -> None:
         self.database = FakeRunDatabase(self.clock)
         self.queue = FakeRunQueue()
+        self.replays = FakeRunQueue()
         self.sandboxes = FakeSandboxes(self.clock, self.scripts, lease_s=SETTINGS.sandbox_lease_s)
         self.box = LocalBox.from_ring(SETTINGS.secrets_master_keys)
         self.store = self.database.store(lease_s=SETTINGS.step_lease_s, run_timeout_s=SETTINGS.run_timeout_s)
@@ -210,6 +221,12 @@ class World:
     def retry(self) -> RunMessage:
         """The last run's task again; the message."""
         return self._send(self.database.retry(self.run_row["task_id"]))
+
+    def replay(self) -> None:
+        """What `make replay` does: the messages that were put aside go back to the task queue."""
+        for message, _ in self.replays.sent:
+            self.queue.send(message)
+        self.replays.sent.clear()
 
     def _send(self, started: StartedRun) -> RunMessage:
         user_id = self.database.runs[started.run_id]["user_id"]

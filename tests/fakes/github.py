@@ -118,6 +118,13 @@ class FakeClient:
         there = self._found("commit", repository)
         return there.commits.get(commit_id) if there else None
 
+    def history(self, repository: Repository, branch: str) -> tuple[Commit, ...]:
+        there = self._found("history", repository)
+        if there is None or branch not in there.branches:
+            return ()
+        known = there.ancestors(there.branches[branch])
+        return tuple(commit for commit in reversed(there.commits.values()) if commit.id in known)[:50]
+
     def tree(self, repository: Repository, tree_id: str) -> Mapping[str, TreeEntry]:
         trees = self._repository("tree", repository).trees
         if tree_id not in trees:
@@ -140,13 +147,13 @@ class FakeClient:
         kept = {path: entry for path, entry in there.trees[base_tree].items() if path not in gone}
         return there.add_tree(kept | there._entries({path: file for path, file in files.items() if file}))
 
-    def create_commit(self, repository: Repository, *, tree: str, parent: str, message: str) -> Commit:
+    def create_commit(self, repository: Repository, *, tree: str, parents: tuple[str, ...], message: str) -> Commit:
         there = self._writable("create_commit", repository)
         if tree not in there.trees:
             raise GitHubRefused(422, "Tree SHA does not exist")
-        if parent not in there.commits:
+        if not there.commits.keys() >= set(parents):
             raise GitHubRefused(422, "Parent SHA does not exist or is not a commit object")
-        return there.commits[there.commit_tree(tree, parent, message=message, email=COMMITTER[1])]
+        return there.commits[there.commit_tree(tree, *parents, message=message, email=COMMITTER[1])]
 
     def create_branch(self, repository: Repository, branch: str, commit_id: str) -> None:
         there = self._writable("create_branch", repository)
@@ -160,6 +167,8 @@ class FakeClient:
         there = self._writable("move_branch", repository)
         if branch not in there.branches:
             raise GitHubRefused(422, "Reference does not exist")
+        if there.branches[branch] not in there.ancestors(commit_id):
+            raise GitHubRefused(422, "Update is not a fast forward")
         there.branches[branch] = commit_id
 
     def delete_branch(self, repository: Repository, branch: str) -> None:
@@ -175,7 +184,7 @@ class FakeClient:
         return _shown(repository, found[-1]) if found else None
 
     def create_pull_request(
-        self, repository: Repository, *, branch: str, target: str, title: str, body: str
+        self, repository: Repository, *, branch: str, target: str, title: str, body: str, draft: bool
     ) -> PullRequest:
         there = self._writable("create_pull_request", repository)
         if not {branch, target} <= there.branches.keys():
@@ -186,7 +195,7 @@ class FakeClient:
         if there.branches[branch] in there.ancestors(there.branches[target]):
             raise GitHubRefused(422, f"Validation Failed: No commits between {target} and {branch}")
         pull = {"number": len(there.pulls) + 1, "branch": branch, "target": target, "title": title, "body": body}
-        there.pulls.append(pull | {"open": True})
+        there.pulls.append(pull | {"open": True, "draft": draft})
         return _shown(repository, pull)
 
     def _enter(self, call: str) -> None:

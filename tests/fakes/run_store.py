@@ -9,10 +9,23 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
-from shared.domain.errors import InvalidInput, TooMany
+from shared.domain.contents import ContentPart, joined
+from shared.domain.errors import InvalidInput, RunFailed, TooMany
 from shared.domain.messages import RunMessage
 from shared.domain.ports import Claim, ClaimOutcome, NewTask, OwnersEnvironment, Row, StartedRun
-from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Run, RunKind, RunStatus, check_phase
+from shared.domain.run import (
+    INTERNAL,
+    Advance,
+    AgentName,
+    Event,
+    Finish,
+    Phase,
+    Result,
+    Run,
+    RunKind,
+    RunStatus,
+    check_phase,
+)
 from shared.domain.secret import Sealed
 from tests.fakes.clock import FakeClock
 from tests.fakes.task_store import EMPTY_TASK
@@ -30,6 +43,7 @@ STEP_COLUMNS = {
     "output_offset",
     "reader_state",
     "usage",
+    "checkpoint",
     "exit_code",
     "error_code",
     "error",
@@ -58,6 +72,7 @@ class FakeRunDatabase:
     runs: dict[str, Row] = field(default_factory=dict)
     events: list[Row] = field(default_factory=list)
     files: list[Row] = field(default_factory=list)
+    contents: dict[tuple[str, str, int], ContentPart] = field(default_factory=dict)  # by run, id and part
     credentials: dict[str, Row] = field(default_factory=dict)
     preferences: dict[str, object] = field(default_factory=dict)  # by user
     limits: dict[str, int] = field(
@@ -66,6 +81,7 @@ class FakeRunDatabase:
             "running_per_user": 10,
             "running_in_all": 100,
             "started_per_second": 5,
+            "max_duration_s": 86_400,
         }
     )
     ids: itertools.count = field(default_factory=lambda: itertools.count(1))
@@ -117,7 +133,7 @@ class FakeRunDatabase:
         started = self._insert_run(task, prompt or last["prompt"], None, None, kind=kind)
         run, goes_on = self.runs[started.run_id], kind is RunKind.FOLLOW_UP
         run["base_commit"] = task["execution_metadata"].get("base_commit") if goes_on else None
-        run["max_cost_usd"] = last["max_cost_usd"]
+        run |= {name: last[name] for name in ("max_cost_usd", "max_duration_s")}
         if last["kept_until"] and last["kept_until"] > self.now():
             run["sandbox_id"], last["kept_until"] = last["sandbox_id"], None
             if goes_on:
@@ -155,6 +171,7 @@ class FakeRunDatabase:
             "agent": AgentName(task["agent"]),
             "model": new.model if new else None,
             "max_cost_usd": new.max_cost_usd if new else None,
+            "max_duration_s": new.max_duration_s if new else None,
             "trace_id": new.trace_id if new else None,
             "git_credential_id": credential_id,
             "status": RunStatus.QUEUED,
@@ -162,9 +179,11 @@ class FakeRunDatabase:
             **dict.fromkeys(("seq", "fence", "attempt", "output_offset"), 0),
             "reader_state": {},
             "usage": {},
+            "checkpoint": {},
             "lease_until": None,
             "next_check_at": self.now(),
             "cancel_requested_at": None,
+            "updated_at": self.now(),
             "asked_at": None,
             "kept_until": None,
             "created_at": self.now(),
@@ -229,7 +248,7 @@ class FakeRunStore:
             return None
         row |= {name: value for name, value in changes.items() if name in STEP_COLUMNS}
         row["phase"] = Phase(row["phase"])
-        row |= {"seq": row["seq"] + 1, "lease_until": None}
+        row |= {"seq": row["seq"] + 1, "lease_until": None, "updated_at": self._now}
         row["next_check_at"] = self._now + timedelta(seconds=step.check_in_s)
         self.database.tasks[run.task_id]["container_id"] = row["sandbox_id"]
         self.database.append_events(run.task_id, run.id, events)
@@ -247,15 +266,29 @@ class FakeRunStore:
         task = self.database.tasks[run.task_id]
         task |= {"status": str(end.status), "error": end.error, "completed_at": self._now.isoformat()}
         if result := written["result"]:
-            task |= {"commit_hash": result["commit_hash"], "git_diff": result["diff"], "git_patch": result["patch"]}
-            task["changed_files"] = result["changed_files"]
-            task["execution_metadata"] = task["execution_metadata"] | result["metadata"]
-            task["has_patch"] = bool(result["patch"])
-            self._add_files(run, result["files"])
+            self._store_result(run, result)
         if end.message:
             task["chat_messages"] = [*task["chat_messages"], self.database._chat_message("assistant", end.message)]
-        self._drop_credentials({run.git_credential_id})
+        self._drop_credentials({run.git_credential_id} if end.error_code != INTERNAL else set())
         self.database.append_events(run.task_id, run.id, end.events)
+        return True
+
+    def save_checkpoint(self, run: Run, result: Result) -> bool:
+        written = stored(asdict(result))
+        row = self._held(run)
+        if row is None or row["status"] is not RunStatus.RUNNING:
+            return False
+        self._store_result(run, written)
+        return True
+
+    def stored_contents(self, run: Run) -> set[str]:
+        return set(joined(part for (run_id, _, _), part in self.database.contents.items() if run_id == run.id))
+
+    def store_contents(self, run: Run, parts: Collection[ContentPart]) -> bool:
+        if self._held(run) is None:
+            return False
+        for part in parts:
+            self.database.contents.setdefault((run.id, part.id, part.part), part)
         return True
 
     def due(self, *, grace_s: int, limit: int) -> list[RunMessage]:
@@ -274,6 +307,44 @@ class FakeRunStore:
         theirs = {rows[run_id]["sandbox_id"] for run_id in alive | kept}
         return {sandbox for sandbox, run_id in sandboxes.items() if run_id in alive or sandbox in theirs}
 
+    def without_sandbox(self, sandboxes: Collection[str], *, grace_s: int) -> list[RunMessage]:
+        before = self._now - timedelta(seconds=grace_s)
+        rows = [r for r in self.database.runs.values() if r["status"] is RunStatus.RUNNING and r["sandbox_id"]]
+        rows = [r for r in rows if r["lease_until"] is None or r["lease_until"] < self._now]
+        lost = [r for r in rows if r["sandbox_id"] not in sandboxes and r["updated_at"] < before]
+        for row in lost:
+            row |= {"next_check_at": self._now, "updated_at": self._now}
+        return [_message(row) for row in lost]
+
+    def end_stuck(self, *, waited_s: int, waited: RunFailed, orphaned: str) -> int:
+        before = self._now - timedelta(seconds=waited_s)
+        rows = [r for r in self.database.runs.values() if r["status"] is RunStatus.QUEUED and r["created_at"] < before]
+        for row in rows:
+            told = {"status": "failed", "error_code": waited.error_code, "text": str(waited)}
+            end = Finish(
+                status=RunStatus.FAILED,
+                error_code=waited.error_code,
+                error=str(waited),
+                events=(Event("ended", told),),
+            )
+            self.finish(Run(**{each.name: row[each.name] for each in fields(Run)} | self._of_task(row)), end)
+        return len(rows)
+
+    def replay(self, run_id: str) -> RunMessage | None:
+        row = self.database.runs.get(run_id)
+        if row is None or (row["status"], row["error_code"]) != (RunStatus.FAILED, INTERNAL):
+            return None
+        if [r for r in self.database.runs.values() if r["task_id"] == row["task_id"]][-1] is not row:
+            return None
+        goes_on = row["kind"] == RunKind.FOLLOW_UP
+        started = self.database._create_run(
+            row["task_id"], RunKind.FOLLOW_UP if goes_on else RunKind.RETRY, row["prompt"]
+        )
+        successor = self.database.runs[started.run_id]
+        successor |= {name: row[name] for name in ("git_credential_id", "trace_id", "model")}
+        row["git_credential_id"] = None
+        return _message(successor)
+
     def saved_patch(self, run: Run) -> str | None:
         task = self.database.tasks[run.task_id]
         return task["git_patch"] or (None if task["changed_files"] else "")
@@ -288,7 +359,8 @@ class FakeRunStore:
         return OwnersEnvironment(preferences or {}, task["project_env"] or {}, task["project_network"])
 
     def expire_credentials(self) -> int:
-        ended = {r["git_credential_id"] for r in self.database.runs.values() if r["status"] not in ALIVE}
+        runs = self.database.runs.values()
+        ended = {r["git_credential_id"] for r in runs if r["status"] not in ALIVE and r["error_code"] != INTERNAL}
         old = {i for i, row in self.database.credentials.items() if row["expires_at"] < self._now}
         return self._drop_credentials(ended | old)
 
@@ -322,24 +394,37 @@ class FakeRunStore:
 
     def _admit(self, row: Row) -> None:
         row |= {"status": RunStatus.RUNNING, "phase": Phase.PROVISIONING, "started_at": self._now}
-        row["deadline_at"] = self._now + timedelta(seconds=self.run_timeout_s)
+        most_s = max(self.run_timeout_s, self.database.limits["max_duration_s"])
+        row["deadline_at"] = self._now + timedelta(seconds=min(row["max_duration_s"] or self.run_timeout_s, most_s))
         self.database.tasks[row["task_id"]] |= {"status": "running", "started_at": self._now.isoformat()}
         self.database.append_events(row["task_id"], row["id"], [Event("phase", {"phase": "provisioning"})])
 
     def _taken(self, row: Row) -> Run:
         row |= {"fence": row["fence"] + 1, "lease_until": self._now + timedelta(seconds=self.lease_s)}
+        row["updated_at"] = self._now
+        return Run(**{each.name: row[each.name] for each in fields(Run)} | self._of_task(row))
+
+    def _of_task(self, row: Row) -> Row:
         task = self.database.tasks[row["task_id"]]
-        of_task = {
+        return {
             "repo_url": task["repo_url"],
             "branch": task["target_branch"],
             "setup_script": task["setup_script"],
             "cancel_requested": row["cancel_requested_at"] is not None,
         }
-        return Run(**{each.name: row[each.name] for each in fields(Run)} | of_task)
 
     def _held(self, run: Run) -> Row | None:
         row = self.database.runs.get(run.id)
         return row if row and row["fence"] == run.fence and row["status"] in ALIVE else None
+
+    def _store_result(self, run: Run, result: Row) -> None:
+        task = self.database.tasks[run.task_id]
+        task |= {"commit_hash": result["commit_hash"], "git_diff": result["diff"], "git_patch": result["patch"]}
+        task["changed_files"] = result["changed_files"]
+        task["execution_metadata"] = task["execution_metadata"] | result["metadata"]
+        task["has_patch"] = bool(result["patch"])
+        self.database.files[:] = [row for row in self.database.files if row["run_id"] != run.id]
+        self._add_files(run, result["files"])
 
     def _add_files(self, run: Run, files: Collection[Row]) -> None:
         known = {(row["run_id"], row["path"]) for row in self.database.files}

@@ -285,8 +285,9 @@ class FakeWorkbench:
         limits = json.loads(box.files[f"{job_dir}/job.json"])
         for secrets in filter(None, (limits["secret_env_file"], limits["secret_home_file"])):
             del box.files[f"{job_dir}/{secrets}"]
-        box.started.append((job_dir.rpartition("/")[2], box.network))
-        script = box.scripts[job_dir.rpartition("/")[2]]
+        job = job_dir.rpartition("/")[2]
+        box.started.append((job, box.network))
+        script = box.scripts.get(job) or box.scripts[job.rpartition("-")[0]]  # one for all the checkpoints
         box.jobs[job_dir] = FakeJob(script, limits, box.clock(), box.clock)
 
     def _stop(self, job_dir: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from shared.domain.errors import Conflict, NotFound, TooMany
+from shared.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from shared.domain.ports import CancelledRun, LiveLog, NewRun, NewTask, Row, StartedRun, TaskFilter, TaskPage
 from shared.domain.run import RunKind
 from shared.domain.task import ENDED
@@ -67,6 +67,7 @@ class FakeDatabase:
     projects: dict[int, Row] = field(default_factory=dict)
     active_per_user: int = 50
     started_per_hour: int = 100
+    max_duration_s: int = 86_400
     ids: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def store_of(self, user_id: str) -> "FakeTaskStore":
@@ -110,6 +111,9 @@ class FakeTaskStore:
             return replace(db.runs[key], created=False)
         if task.project_id is not None and db.projects.get(task.project_id, {}).get("user_id") != self.user_id:
             raise NotFound("Project not found")
+        if (task.max_duration_s or 0) > db.max_duration_s:
+            shown = {"limit": db.max_duration_s}
+            raise InvalidInput("A task may not take so long here.", code="max_duration_too_long", shown=shown)
         self._admit_start(datetime.now(UTC))
         task_id = db.add_task(
             self.user_id,

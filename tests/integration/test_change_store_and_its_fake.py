@@ -4,10 +4,13 @@ import base64
 
 import psycopg
 import pytest
+from postgrest.exceptions import APIError
 
 from shared.adapters.change_store import SupabaseChangeStore
 from shared.adapters.postgrest_client import postgrest_client
+from shared.domain.binary_patch import blob_id
 from shared.domain.changes import FileChange, RunChanges
+from shared.domain.contents import ContentPart, parts_of
 from shared.domain.errors import Forbidden, InvalidInput, NotFound
 from shared.domain.messages import RunMessage
 from shared.domain.pull_request import PullRequest
@@ -18,6 +21,7 @@ from tests.fakes.task_store import FakeDatabase
 from tests.integration.run_databases import RealDatabase
 
 BASE = "1" * 40
+BEFORE_ID = blob_id(b"before\r\n")
 LATIN1 = "ü".encode("latin-1")
 PULL_REQUEST = PullRequest("claude-code-7", 12, "https://github.com/o/r/pull/12")
 
@@ -50,29 +54,30 @@ ROWS = [
     row("empty", after=""),
 ]
 CHANGES = (
-    FileChange(path="text", mode="100644", before=b"before\r\n", after=b"after\r\n"),
-    FileChange(path="grün/ü", mode="100755", before=None, after=b"after\r\n"),
-    FileChange(path="gone", mode=None, before=b"before\r\n", after=None),
-    FileChange(path="new name", previous_path="old name", mode="100644", before=b"before\r\n", after=b"after\r\n"),
-    FileChange(path="bin", mode="100644", before=LATIN1, after=b"\0"),
-    FileChange(path="empty", mode="100644", before=b"before\r\n", after=b""),
+    FileChange(path="text", mode="100644", before_id=BEFORE_ID, after=b"after\r\n"),
+    FileChange(path="grün/ü", mode="100755", before_id=None, after=b"after\r\n"),
+    FileChange(path="gone", mode=None, before_id=BEFORE_ID, after=None),
+    FileChange(path="new name", previous_path="old name", mode="100644", before_id=BEFORE_ID, after=b"after\r\n"),
+    FileChange(path="bin", mode="100644", before_id=blob_id(LATIN1), after=b"\0"),
+    FileChange(path="empty", mode="100644", before_id=BEFORE_ID, after=b""),
 )
 
 
 class FakeWorld:
     def __init__(self):
-        self.database, self.changes = FakeDatabase(), {}
+        self.database, self.changes, self.rows = FakeDatabase(), {}, {}
 
     def new_user(self):
         return f"user-{next(self.database.ids)}"
 
     def store_of(self, user_id):
-        return FakeChangeStore(self.database, self.changes, user_id)
+        return FakeChangeStore(self.database, self.changes, user_id, self.rows)
 
     def add_task(self, user_id):
         """A completed task with CHANGES."""
         task_id = self.database.add_task(user_id, status="completed")
-        self.changes[task_id] = RunChanges(BASE, CHANGES)
+        self.changes[task_id] = RunChanges(BASE, CHANGES, "make it so")
+        self.rows[task_id] = ROWS
         return task_id
 
     def add_old_task(self, user_id):
@@ -131,7 +136,7 @@ def by_path(changes):
 def test_a_run_is_read_back_as_it_was_stored_byte_by_byte(world, user):
     found = world.store_of(user).latest(world.add_task(user), owner_id=user)
 
-    assert found.base_commit == BASE
+    assert (found.base_commit, found.prompt) == (BASE, "make it so")
     assert by_path(found.files) == by_path(CHANGES)
 
 
@@ -145,6 +150,42 @@ def test_what_is_somebody_elses_looks_as_if_there_were_nothing(world, user):
 
     for task_id, owner_id in ((foreign, user), (foreign, stranger), (987654321, user)):
         assert world.store_of(user).latest(task_id, owner_id=owner_id) == RunChanges()
+
+
+def test_files_are_listed_by_path_without_their_contents(world, user):
+    files = world.store_of(user).files(world.add_task(user), owner_id=user)
+
+    assert [file["path"] for file in files] == ["bin", "empty", "gone", "grün/ü", "new name", "text"]
+    assert files[-2] == {
+        "path": "new name",
+        "previous_path": "old name",
+        "status": "renamed",
+        "mode": "100644",
+        "size": 7,
+        "truncated": False,
+    }
+
+
+def test_a_file_is_read_with_the_bytes_of_both_sides(world, user):
+    store, task_id = world.store_of(user), world.add_task(user)
+
+    def sides(path):
+        file = store.file(task_id, path, sides=("before", "after"), owner_id=user)
+        return file["before"], file["after"], file["status"]
+
+    assert sides("bin") == (LATIN1, b"\0", "modified")
+    assert sides("gone") == (b"before\r\n", None, "deleted")
+    assert sides("grün/ü") == (None, b"after\r\n", "added")
+    assert store.file(task_id, "nothing", sides=("after",), owner_id=user) is None
+
+
+def test_nobody_reads_files_of_somebody_elses(world, user):
+    stranger = world.new_user()
+    foreign = world.add_task(stranger)
+
+    for task_id, owner_id in ((foreign, user), (foreign, stranger), (987654321, user)):
+        assert world.store_of(user).files(task_id, owner_id=owner_id) == []
+        assert world.store_of(user).file(task_id, "text", sides=("after",), owner_id=owner_id) is None
 
 
 def test_a_pull_request_is_noted_on_an_own_task_and_can_be_replaced(world, user):
@@ -193,6 +234,76 @@ def test_the_last_completed_run_counts_not_a_later_one_that_failed(real):
     found = real.store_of(user_id).latest(started.task_id, owner_id=user_id)
 
     assert [change.path for change in found.files] == ["second"]
+
+
+LARGE = bytes(range(256)) * 12_345  # four parts
+LARGE_ID, LARGE_BEFORE_ID = blob_id(LARGE), blob_id(b"was small")
+APART = row("large", encoding="apart", before=LARGE_BEFORE_ID, after=LARGE_ID, size=len(LARGE))
+
+
+def test_what_lies_apart_is_put_together_again(real):
+    user, started = real.start()
+    run = real.claim(user, started)
+    some = [ContentPart(blob_id(b"%d" % n), 0, 1, b"%d" % n) for n in range(120)]
+    for parts in ([*parts_of(LARGE_ID, LARGE)], [*parts_of(LARGE_BEFORE_ID, b"was small")], some):
+        assert real.runs.store_contents(run, parts)
+    small = [row(f"small {n}", encoding="apart", before=None, after=one.id, size=3) for n, one in enumerate(some)]
+    real.finish(run, [APART, row("text"), *small])
+
+    store = real.store_of(user)
+    found = by_path(store.latest(started.task_id, owner_id=user).files)
+    [both, one] = (
+        store.file(started.task_id, "large", sides=s, owner_id=user) for s in (("before", "after"), ["after"])
+    )
+
+    assert (found["large"].after, found["large"].before_id) == (LARGE, LARGE_BEFORE_ID)
+    assert len(found) == 122
+    assert found["small 119"].after == b"119"
+    assert (both["before"], both["after"]) == (b"was small", LARGE)
+    assert (one["before"], one["after"]) == (None, LARGE)
+
+
+@pytest.mark.parametrize("there", [0, 3])
+def test_what_lies_apart_but_is_not_whole_is_left_out(real, there):
+    user, started = real.start()
+    run = real.claim(user, started)
+    if there:
+        real.runs.store_contents(run, [*parts_of(LARGE_ID, LARGE)][:there])
+    real.finish(run, [APART])
+
+    store = real.store_of(user)
+    assert store.latest(started.task_id, owner_id=user).files == ()
+    assert store.file(started.task_id, "large", sides=("after",), owner_id=user)["after"] is None
+
+
+def test_contents_are_their_owners_alone_and_go_with_the_run(real):
+    user, started = real.start()
+    run = real.claim(user, started)
+    real.runs.store_contents(run, [*parts_of(LARGE_ID, LARGE)])
+    own, foreign = real.client_of(user), real.client_of(real.new_user())
+
+    def seen_by(client):
+        return len(client.table("task_contents").select("part").eq("run_id", run.id).execute().data)
+
+    assert (seen_by(own), seen_by(foreign)) == (4, 0)
+    with pytest.raises(APIError, match="permission denied"):
+        own.table("task_contents").update({"data": "x"}).eq("run_id", run.id).execute()
+    real.sql("delete from tasks where id = %s", started.task_id)
+    assert real.sql("select 1 from task_contents where run_id = %s", run.id) == []
+
+
+def test_the_files_of_a_run_that_failed_are_shown_but_not_those_before_one_that_changed_nothing(real):
+    user, started = real.start()
+    store = real.store_of(user)
+
+    def shown(status, *rows):
+        real.finish(real.claim(user, real.retry(user, started)), rows, status)
+        return [file["path"] for file in store.files(started.task_id, owner_id=user)]
+
+    real.finish(real.claim(user, started), [row("first")])
+    assert shown(RunStatus.FAILED, row("second")) == ["second"]
+    assert shown(RunStatus.FAILED) == ["second"]
+    assert shown(RunStatus.COMPLETED) == []
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class Run:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "files": answer["files"],
+            "tree": json.loads(data)["tree"],
         }
         return answer, json.loads(data)
 
@@ -710,6 +711,109 @@ def test_contents_beyond_the_limits_are_left_out_but_never_the_change(make_run):
     fresh = run.fresh_clone()
     git(fresh, "apply", "--index", input=result["patch"].encode())
     assert git(fresh, "write-tree") == result["tree"]
+
+
+def contents_of(run, result):
+    """What lies apart, by id."""
+    found = {}
+    for number, pack in enumerate(result["contents"]):
+        data = (run.run / "contents" / str(number)).read_bytes()
+        for content in pack:
+            found[content["id"]], data = data[: content["size"]], data[content["size"] :]
+        assert data == b""
+    return found
+
+
+def test_contents_too_large_for_a_row_lie_apart_each_once_and_whole(make_run):
+    lines = "".join(f"line {number}\n" for number in range(40))
+    run = make_run({"kept": "k" * 300, "old": lines, "small": "s"})
+    put(run.work, {"new": b"\0\xff" * 200, "same": b"\0\xff" * 200, "kept": "K", "small": "S"})
+    (run.work / "old").unlink()
+
+    result = run.result(limits={"row_bytes": 200})
+
+    files = {file["path"]: file for file in result["files"]}
+    contents = contents_of(run, result)
+    assert {path: file["encoding"] for path, file in files.items()} == {
+        **dict.fromkeys(("kept", "new", "old", "same"), "apart"),
+        "small": "utf-8",
+    }
+    assert sorted(contents.values()) == sorted([b"\0\xff" * 200, b"k" * 300, b"K", lines.encode()])
+    assert (contents[files["kept"]["before"]], contents[files["kept"]["after"]]) == (b"k" * 300, b"K")
+    assert (files["new"]["before"], files["new"]["after"]) == (None, files["same"]["after"])
+    assert files["old"]["after"] is None
+    assert not any(file["truncated"] for file in files.values())
+
+
+def test_what_the_rows_have_no_room_for_lies_apart_in_files_of_some_size(make_run):
+    run = make_run({})
+    put(run.work, {f"{n}": f"{n}" * 3_000_000 for n in range(4)} | {"a": "first", "z": "last"})
+
+    result = run.result(limits={"rows_bytes": 5})
+
+    assert [(file["path"], file["encoding"]) for file in result["files"]] == [
+        *((str(n), "apart") for n in range(4)),
+        ("a", "utf-8"),
+        ("z", "apart"),
+    ]
+    assert [len(pack) for pack in result["contents"]] == [1, 1, 1, 2]
+    assert len(contents_of(run, result)) == 5
+    assert (run.run / "contents").stat().st_mode & 0o077 == 0
+
+
+def test_a_second_collection_leaves_no_contents_of_the_first(make_run):
+    run = make_run({})
+    put(run.work, {"a": "a" * 100})
+    run.result(limits={"row_bytes": 10})
+    put(run.work, {"a": "b"})
+
+    result = run.result(limits={"row_bytes": 10})
+
+    assert result["contents"] == []
+    assert list((run.run / "contents").iterdir()) == []
+
+
+SHAPES = {"a token": r"\btok_[a-z]{8}\b", "a private key": "-----BEGIN PRIVATE KEY-----"}
+
+
+def test_what_looks_like_a_key_is_told_by_its_place_and_not_by_itself(make_run):
+    run = make_run({"old.txt": "tok_isalready\ntok_wasthere\n", "gone.txt": "tok_goesaway\n"})
+    put(
+        run.work,
+        {
+            "a.env": "A=1\nB=tok_abcdefgh\nC=tok_abcdefghi\n",
+            "old.txt": "one more line\ntok_isalready\ntok_wasthere\ntok_isbroken\n",
+            "bin": b"\0\xff\n-----BEGIN PRIVATE KEY-----\n",
+        },
+    )
+    (run.work / "gone.txt").unlink()
+
+    result = run.result(secret_shapes=SHAPES)
+
+    assert result["possible_secrets"] == [
+        {"path": "a.env", "line": 2, "kind": "a token"},
+        {"path": "bin", "line": 2, "kind": "a private key"},
+        {"path": "old.txt", "line": 4, "kind": "a token"},
+    ]
+    assert run.result()["possible_secrets"] == []
+
+
+def test_only_so_many_possible_keys_are_told(make_run):
+    run = make_run({})
+    put(run.work, {"many": "".join(f"tok_{chr(97 + n) * 8}\n" for n in range(26))})
+
+    assert len(run.result(secret_shapes=SHAPES)["possible_secrets"]) == 20
+
+
+def test_workflows_and_files_of_git_lfs_are_pointed_out(make_run):
+    run = make_run({".gitattributes": "*.psd filter=lfs diff=lfs merge=lfs -text\n", "old.psd": "x"})
+    put(run.work, {"new.psd": b"\0", ".github/workflows/ci.yml": "on: push\n", "plain": "x"})
+    (run.work / "old.psd").unlink()
+
+    assert run.result()["warnings"] == [
+        ".github/workflows/ was changed: a pull request of it needs a token with the 'workflow' scope.",
+        "new.psd belongs into Git LFS by its .gitattributes: here it is a file like any other.",
+    ]
 
 
 def test_a_long_diff_is_cut_at_a_line_and_a_long_patch_left_out(make_run):

@@ -153,7 +153,9 @@ def test_a_tree_is_its_base_with_files_put_and_removed(github, base):
     }
 
     tree = github.create_tree(REPOSITORY, base.tree, changes)
-    github.create_branch(REPOSITORY, "b", github.create_commit(REPOSITORY, tree=tree, parent=base.id, message="m").id)
+    github.create_branch(
+        REPOSITORY, "b", github.create_commit(REPOSITORY, tree=tree, parents=(base.id,), message="m").id
+    )
 
     expected = {path: file for path, file in (FILES | changes).items() if file}
     assert files_at(github, "b") == expected
@@ -174,7 +176,7 @@ def test_what_is_not_there_cannot_be_removed(github, base):
 
 
 def test_a_commit_is_by_us_and_on_no_branch_yet(github, base):
-    made = github.create_commit(REPOSITORY, tree=base.tree, parent=base.id, message="Claude Code: grün")
+    made = github.create_commit(REPOSITORY, tree=base.tree, parents=(base.id,), message="Claude Code: grün")
 
     assert github.commit(REPOSITORY, made.id) == made
     assert (made.tree, made.parents, made.message) == (base.tree, (base.id,), "Claude Code: grün")
@@ -182,15 +184,49 @@ def test_a_commit_is_by_us_and_on_no_branch_yet(github, base):
     assert github.head(REPOSITORY, "main") == base.id
 
 
+def test_the_history_of_a_branch_begins_with_its_newest_commit(world, github, base):
+    side = world.add_commit(REPOSITORY, {}, base.id, branch="side")
+    made = github.create_commit(REPOSITORY, tree=base.tree, parents=(base.id, side), message="merge\n\nboth")
+    github.create_branch(REPOSITORY, "claude-code-1", made.id)
+
+    assert github.history(REPOSITORY, "claude-code-1")[0] == made
+    assert {commit.id for commit in github.history(REPOSITORY, "claude-code-1")} == {made.id, side, base.id}
+    assert github.history(REPOSITORY, "main") == (base,)
+    for repository, branch in ((REPOSITORY, "none"), (MISSING, "main"), (EMPTY, "main")):
+        assert github.history(repository, branch) == ()
+
+
+def test_of_a_long_history_the_newest_part_is_told(world, github, base):
+    last = base.id
+    for _ in range(60):
+        last = world.add_commit(REPOSITORY, {}, last, branch="main")
+
+    assert len(github.history(REPOSITORY, "main")) == 50
+    assert github.history(REPOSITORY, "main")[0].id == last
+
+
+def test_many_files_that_are_no_text_arrive_also_when_it_is_done_again(github, base):
+    files = {f"{n}.bin": File("100644", b"\xff%d" % n) for n in range(20)}
+
+    first = github.create_tree(REPOSITORY, base.tree, files)
+
+    assert github.create_tree(REPOSITORY, base.tree, files | {"new.bin": File("100644", b"\xff")}) != first
+    assert github.create_tree(REPOSITORY, base.tree, files) == first
+    assert github.tree(REPOSITORY, first).keys() == FILES.keys() | files.keys()
+
+
 def test_a_branch_is_made_once_moved_and_deleted(world, github, base):
     other = world.add_commit(REPOSITORY, {}, branch="other")
+    later = world.add_commit(REPOSITORY, {}, base.id, branch="later")
     github.create_branch(REPOSITORY, "claude-code-1", base.id)
 
     assert refusal(github.create_branch, REPOSITORY, "claude-code-1", other) == (422, "Reference already exists")
     assert refusal(github.create_branch, REPOSITORY, "new", UNKNOWN_ID) == (422, "Object does not exist")
     assert github.head(REPOSITORY, "claude-code-1") == base.id
-    github.move_branch(REPOSITORY, "claude-code-1", other)
-    assert github.head(REPOSITORY, "claude-code-1") == other
+    github.move_branch(REPOSITORY, "claude-code-1", later)
+    for lost in (base.id, other):
+        assert refusal(github.move_branch, REPOSITORY, "claude-code-1", lost) == (422, "Update is not a fast forward")
+    assert github.head(REPOSITORY, "claude-code-1") == later
     github.delete_branch(REPOSITORY, "claude-code-1")
     assert github.head(REPOSITORY, "claude-code-1") is None
     assert refusal(github.move_branch, REPOSITORY, "claude-code-1", other) == (422, "Reference does not exist")
@@ -201,9 +237,9 @@ def test_a_branch_is_made_once_moved_and_deleted(world, github, base):
 def proposed(github, base):
     """A branch with a commit that main has not."""
     tree = github.create_tree(REPOSITORY, base.tree, {"a": File("100644", b"a\n")})
-    made = github.create_commit(REPOSITORY, tree=tree, parent=base.id, message="m")
+    made = github.create_commit(REPOSITORY, tree=tree, parents=(base.id,), message="m")
     github.create_branch(REPOSITORY, "claude-code-1", made.id)
-    return {"branch": "claude-code-1", "target": "main", "title": "t", "body": "b"}
+    return {"branch": "claude-code-1", "target": "main", "title": "t", "body": "b", "draft": False}
 
 
 def test_a_pull_request_is_open_until_its_branch_is_gone(github, proposed):
@@ -243,11 +279,11 @@ def writes(github, repository, base):
     return [
         lambda: github.create_tree(repository, base.tree, {"a": File("100644", b"a")}),
         lambda: github.create_tree(repository, base.tree, {"a": File("100644", b"\0")}),
-        lambda: github.create_commit(repository, tree=base.tree, parent=base.id, message="m"),
+        lambda: github.create_commit(repository, tree=base.tree, parents=(base.id,), message="m"),
         lambda: github.create_branch(repository, "new", base.id),
         lambda: github.move_branch(repository, "main", base.id),
         lambda: github.delete_branch(repository, "main"),
-        lambda: github.create_pull_request(repository, branch="main", target="main", title="t", body="b"),
+        lambda: github.create_pull_request(repository, branch="main", target="main", title="t", body="b", draft=True),
     ]
 
 

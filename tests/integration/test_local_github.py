@@ -170,3 +170,60 @@ def test_it_is_a_program_with_accounts_of_your_own(git, tmp_path):
 )
 def test_who_may_write_needs_the_right_and_the_scope(account, may_write):
     assert account.may_write is may_write
+
+
+@pytest.fixture
+def pulled(ask, git, main):
+    """Pull request 1: from b, which adds a file, to main, which has moved on meanwhile."""
+    changed = FILES | {"new": File("100755", b"new\n")}
+    git.add_commit(changed, main, branch="b")
+    git.add_commit(FILES | {"others": File("100644", b"x\n")}, main, branch="main")
+
+    def make(**facts):
+        return ask("POST", "/pulls", {"title": "t", "head": "b", "base": "main"} | facts).json()["number"]
+
+    return make
+
+
+def test_a_pull_request_is_merged_by_a_commit_with_both_parents(ask, git, pulled):
+    number, before = pulled(), git("rev-parse", "main")
+
+    merged = ask("PUT", f"/pulls/{number}/merge", {})
+
+    assert (merged.status_code, merged.json()["sha"]) == (200, git("rev-parse", "main"))
+    assert git("rev-parse", "main^1", "main^2").split() == [before, git("rev-parse", "b")]
+    assert git("ls-tree", "--format=%(objectmode) %(path)", "main").splitlines() == [
+        "100644 README.md",
+        "100755 new",
+        "100644 others",
+    ]
+    assert git("log", "-1", "--format=%s|%an", "main") == "Merge pull request #1 from o/b|octo"
+    assert ask("GET", "/pulls?state=open").json() == []
+    assert refusal(ask("PUT", f"/pulls/{number}/merge", {})) == (405, "Pull Request is not mergeable")
+
+
+def test_what_conflicts_or_is_a_draft_is_not_merged(ask, git, pulled, main):
+    draft = pulled(draft=True)
+    assert ask("GET", "/pulls").json()[0]["draft"] is True
+    git.add_commit({"README.md": File("100644", b"theirs\n")}, main, branch="theirs")
+    git.add_commit({"README.md": File("100644", b"ours\n")}, main, branch="main")
+    conflicting = pulled(head="theirs")
+    before = git("for-each-ref")
+
+    for number in (draft, conflicting):
+        assert refusal(ask("PUT", f"/pulls/{number}/merge", {})) == (405, "Pull Request is not mergeable")
+    assert refusal(ask("PUT", "/pulls/99/merge", {})) == (404, "Not Found")
+    assert ask("PUT", f"/pulls/{conflicting}/merge", {}, token="tok_ro").status_code == 403
+    assert git("for-each-ref") == before
+
+
+def test_the_history_of_a_branch_has_commits_with_their_people(ask, git, main):
+    newest = git.add_commit({}, main, branch="b", message="two\n\nlines")
+
+    listed = ask("GET", "/commits?sha=b&per_page=1").json()
+
+    assert [(one["sha"], one["commit"]["message"], one["parents"]) for one in listed] == [
+        (newest, "two\n\nlines", [{"sha": main}])
+    ]
+    assert [one["sha"] for one in ask("GET", "/commits?sha=b").json()] == [newest, main]
+    assert refusal(ask("GET", "/commits?sha=none")) == (404, "Not Found")

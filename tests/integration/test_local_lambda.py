@@ -315,11 +315,11 @@ class TestQueue:
     def test_queues_have_the_numbers_of_the_template(self, sqs, endpoint):
         urls = create_queues(endpoint)
         again = create_queues(endpoint)
-        tasks, dead_letters = (
+        tasks, dead_letters, replays = (
             sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-            for url in (urls.tasks, urls.dead_letters)
+            for url in (urls.tasks, urls.dead_letters, urls.replays)
         )
-        redrive = json.loads(tasks["RedrivePolicy"])
+        redrive, last = json.loads(tasks["RedrivePolicy"]), json.loads(dead_letters["RedrivePolicy"])
         template = template_resources()
         expected_tasks = template["TaskQueue"]["Properties"]
         expected_dead_letters = template["DeadLetterQueue"]["Properties"]
@@ -330,6 +330,10 @@ class TestQueue:
         assert redrive["deadLetterTargetArn"] == dead_letters["QueueArn"]
         assert int(dead_letters["VisibilityTimeout"]) == expected_dead_letters["VisibilityTimeout"]
         assert int(dead_letters["MessageRetentionPeriod"]) == expected_dead_letters["MessageRetentionPeriod"]
+        assert last["deadLetterTargetArn"] == replays["QueueArn"]
+        assert int(last["maxReceiveCount"]) == expected_dead_letters["RedrivePolicy"]["maxReceiveCount"]
+        expected_replays = template["ReplayQueue"]["Properties"]
+        assert int(replays["MessageRetentionPeriod"]) == expected_replays["MessageRetentionPeriod"]
 
     def test_a_message_is_handled_and_deleted(self, sqs, endpoint, start, noted):
         urls = create_queues(endpoint)

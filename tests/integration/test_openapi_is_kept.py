@@ -148,6 +148,7 @@ class Person:
             "access_token": [token(iss=f"{supabase.url}/auth/v1")],
             "refresh_token": [token(type="refresh", user_id=rows["USER_A"])],
             "github_token": ["tok", "tok_ro", "tok", "unknown"],  # see local.github
+            "path": ["README.md", "logo"],
             "repo_url": [REPOSITORY, f"{REPOSITORY}.git", "https://github.com/o/missing"],
         }
         self._in_turn = {name: itertools.cycle([*values, MADE_UP]) for name, values in known.items()}
@@ -175,6 +176,12 @@ def person(supabase, patches):
         connection.execute(
             "insert into runs (task_id, user_id, prompt, agent, status) select id, user_id, 'make it so', agent,"
             " replace(status::text, 'pending', 'queued')::run_status from tasks where user_id = %s",
+            [rows["USER_A"]],
+        )
+        connection.execute(  # not of those that can be proposed: these have a patch
+            "insert into task_files (run_id, task_id, path, status, mode, after, encoding)"
+            " select r.id, r.task_id, files.* from runs r, (values ('README.md', 'added', '100644', 'text', 'utf-8'),"
+            " ('logo', 'added', '100644', 'AP8=', 'base64')) as files where r.user_id = %s and r.status <> 'completed'",
             [rows["USER_A"]],
         )
     return Person(supabase, rows, key_ids)

@@ -5,7 +5,7 @@ import pytest
 
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.task_store import SupabaseTaskStore
-from shared.domain.errors import Conflict, Forbidden, NotFound
+from shared.domain.errors import Conflict, Forbidden, NotFound, RunFailed
 from shared.domain.run import Finish, Phase, RunStatus
 from shared.domain.secret import Secret
 from shared.domain.task import NEXT, TaskStatus
@@ -64,6 +64,10 @@ def test_a_foreign_project_is_not_found(db):
         "select claim_run(gen_random_uuid(), 0, 1, 1)",
         "select finish_run(gen_random_uuid(), 0, 'completed')",
         "select expire_credentials()",
+        "select save_checkpoint(gen_random_uuid(), 0, '{}', '[]')",
+        "select end_stuck(0, 'x', 'x', 'x')",
+        "select replay_run(gen_random_uuid())",
+        "select runs_without_sandbox('{}', 0)",
         "select insert_run(1, 'first', 'p', 'claude', null, null, null, null)",
         "update run_limits set active_per_user = 9999",
     ],
@@ -106,6 +110,27 @@ def test_cancelling_marks_the_run_once_and_only_for_its_owner(db):
     db.runs.finish(run, Finish(status=RunStatus.CANCELLED))
     with pytest.raises(Exception, match="task_ended"):
         db.client_of(user_id).rpc("request_cancel", cancel).execute()
+
+
+def test_an_active_task_of_the_old_backend_that_nobody_works_on_is_ended(fresh_database, make_gateway):
+    db = RealDatabase(make_gateway(fresh_database()))
+    user_id, started = db.start()
+    insert = (
+        "insert into tasks (user_id, repo_url, target_branch, agent, status) values (%s, 'u', 'main', 'claude', %s)"
+    )
+    for status in ("pending", "running", "completed"):
+        db.sql(insert, user_id, status)
+    waited = RunFailed("Too long.", error_code="queue_timeout")
+
+    assert db.runs.end_stuck(waited_s=3600, waited=waited, orphaned="Nobody works on it.") == 0
+    db.sql("alter table tasks disable trigger user")
+    db.sql("update tasks set updated_at = now() - interval '2 hours'")
+    db.sql("alter table tasks enable trigger user")
+    assert db.runs.end_stuck(waited_s=3600, waited=waited, orphaned="Nobody works on it.") == 2
+
+    ended = db.sql("select status::text, error from tasks where id <> %s order by id", started.task_id)
+    assert ended == [("failed", "Nobody works on it."), ("failed", "Nobody works on it."), ("completed", None)]
+    assert db.task(started)["status"] == "pending"
 
 
 def test_two_messages_at_once_both_stay_in_the_chat(db):

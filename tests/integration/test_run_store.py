@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from shared.domain.errors import IllegalTransition, InvalidInput, TooMany
+from shared.domain.binary_patch import blob_id
+from shared.domain.contents import parts_of
+from shared.domain.errors import IllegalTransition, InvalidInput, RunFailed, TooMany
 from shared.domain.ports import ClaimOutcome
-from shared.domain.run import Advance, Event, Finish, Phase, Result, RunStatus
+from shared.domain.run import INTERNAL, Advance, Event, Finish, Phase, Result, RunStatus
 from tests.integration.run_databases import SEALED, FakeDatabase, RealDatabase
 
 
@@ -199,6 +201,34 @@ def test_the_end_of_a_run_is_stored_whole(db):
     assert db.events(started)[-1]["kind"] == "ended"
 
 
+LARGE = b"0123456789abcdef" * 150_000  # three parts
+
+
+def test_contents_are_stored_in_parts_before_the_end_and_doing_it_again_does_no_harm(db):
+    run = db.claimed()
+    first, *others = parts_of(blob_id(LARGE), LARGE)
+    assert db.runs.stored_contents(run) == set()
+
+    assert db.runs.store_contents(run, [first])
+    assert db.runs.stored_contents(run) == set()  # it is not whole yet
+    for _ in range(2):
+        assert db.runs.store_contents(run, [first, *others, *parts_of(blob_id(b""), b"")])
+
+    assert db.runs.stored_contents(run) == {blob_id(LARGE), blob_id(b"")}
+    assert db.runs.stored_contents(db.claimed()) == set()
+
+
+def test_whoever_has_lost_the_run_stores_no_contents(db):
+    holder = db.claimed()
+    run = db.runs.seize(holder.id)
+    parts = [*parts_of(blob_id(b"x"), b"x")]
+
+    assert not db.runs.store_contents(holder, parts)
+    assert db.runs.stored_contents(run) == set()
+    assert db.runs.finish(run, Finish(status=RunStatus.FAILED))
+    assert not db.runs.store_contents(run, parts)
+
+
 def test_a_failed_end_keeps_what_an_earlier_run_produced(db):
     user_id, started = db.start()
     db.runs.finish(db.runs.claim(db.message(user_id, started)).run, finish_with_one_file())
@@ -210,6 +240,144 @@ def test_a_failed_end_keeps_what_an_earlier_run_produced(db):
 
     task = db.task(started)
     assert (task["status"], task["error"], task["git_diff"]) == ("failed", "boom", "diff")
+
+
+def half_done(path="half.txt"):
+    """What has been changed so far."""
+    file = {"path": path, "status": "added", "mode": "100644", "before": None, "after": "half\n", "size": 5}
+    return replace(
+        finish_with_one_file().result,
+        patch="half a patch",
+        changed_files=(path,),
+        files=({**file, "previous_path": None, "encoding": "utf-8", "truncated": False},),
+    )
+
+
+def test_a_checkpoint_stands_where_the_result_will(db):
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+
+    assert db.runs.save_checkpoint(run, half_done("a.txt")) is True
+    assert db.runs.save_checkpoint(run, half_done("b.txt")) is True
+
+    task = db.task(started)
+    assert (task["status"], task["git_patch"], task["changed_files"]) == ("running", "half a patch", ["b.txt"])
+    assert task["execution_metadata"]["base_commit"] == "b" * 40
+    assert [file["path"] for file in db.files(started)] == ["b.txt"]
+    assert db.run(started)["seq"] == 0
+    assert db.runs.advance(run, Advance(changes={"checkpoint": {"number": 1}})) == 1
+    assert db.run(started)["checkpoint"] == {"number": 1}
+
+
+def test_the_result_takes_its_place(db):
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    db.runs.save_checkpoint(run, half_done())
+
+    db.runs.finish(run, finish_with_one_file())
+
+    assert (db.task(started)["git_patch"], db.task(started)["changed_files"]) == ("patch", ["a.txt"])
+    assert [file["path"] for file in db.files(started)] == ["a.txt"]
+
+
+def test_a_run_that_ends_without_a_result_leaves_it(db):
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    db.runs.save_checkpoint(run, half_done())
+
+    db.runs.finish(run, Finish(status=RunStatus.FAILED, error_code="sandbox_lost", error="Lost."))
+
+    task = db.task(started)
+    assert (task["status"], task["git_patch"], task["changed_files"]) == ("failed", "half a patch", ["half.txt"])
+    assert [file["path"] for file in db.files(started)] == ["half.txt"]
+
+
+def test_whoever_has_lost_the_run_saves_no_checkpoint(db):
+    run = db.claimed()
+    heir = db.runs.seize(run.id)
+
+    assert db.runs.save_checkpoint(run, half_done()) is False
+    assert db.runs.save_checkpoint(heir, half_done()) is True
+    db.runs.finish(heir, finish_with_one_file())
+    assert db.runs.save_checkpoint(heir, half_done()) is False
+
+
+def at_work_in(db, name):
+    """A run whose sandbox has this name and whose next look is far off; its handles."""
+    user_id, started = db.start()
+    run = db.runs.claim(db.message(user_id, started)).run
+    db.runs.advance(run, Advance(phase=Phase.CLONING, check_in_s=1000, changes={"sandbox_id": name}))
+    return started
+
+
+def test_runs_whose_sandbox_is_not_there_are_named_and_their_next_step_is_due(own_db):
+    lost, _there, claimed = (at_work_in(own_db, name) for name in ("lost", "there", "taken"))
+    own_db.runs.claim(own_db.message(str(uuid.uuid4()), claimed, 1))
+
+    found = own_db.runs.without_sandbox({"there"}, grace_s=-1)
+
+    assert [(message.run_id, message.seq) for message in found] == [(lost.run_id, 1)]
+    assert own_db.runs.without_sandbox({"there"}, grace_s=60) == []
+    assert own_db.runs.claim(found[0]).outcome is ClaimOutcome.CLAIMED
+
+
+def test_what_waits_too_long_for_a_sandbox_ends_and_says_why(own_db):
+    waited, running = own_db.start()[1], at_work_in(own_db, "there")
+    how = {"waited": RunFailed("Too long.", error_code="queue_timeout"), "orphaned": "Nobody works on it."}
+
+    assert own_db.runs.end_stuck(waited_s=60, **how) == 0
+    assert own_db.runs.end_stuck(waited_s=-1, **how) == 1
+
+    assert (own_db.task(waited)["status"], own_db.task(waited)["error"]) == ("failed", "Too long.")
+    assert own_db.run(waited)["error_code"] == "queue_timeout"
+    last = {"status": "failed", "error_code": "queue_timeout", "text": "Too long."}
+    assert (own_db.events(waited)[-1]["kind"], own_db.events(waited)[-1]["payload"]) == ("ended", last)
+    assert own_db.task(running)["status"] == "running"
+
+
+def given_up(db, message):
+    run = db.runs.claim(message).run
+    db.runs.finish(run, Finish(status=RunStatus.FAILED, error_code=INTERNAL, error="Sorry."))
+
+
+def test_a_run_that_was_given_up_is_replayed_once_with_its_own_git_token(db):
+    user_id, started = db.start(model="opus")
+    given_up(db, db.message(user_id, started))
+    db.runs.expire_credentials()
+
+    successor = db.runs.replay(started.run_id)
+
+    assert db.runs.replay(started.run_id) is None
+    assert (successor.task_id, successor.user_id, successor.seq) == (started.task_id, user_id, 0)
+    run = db.runs.claim(successor).run
+    assert (run.kind, run.prompt, run.model, run.trace_id) == ("retry", "make it so", "opus", "trace-1")
+    assert db.runs.git_credential(run) == SEALED
+    assert db.task(started)["status"] == "running"
+    assert db.events(started)[-2]["payload"] == {"phase": "queued"}
+
+
+def test_a_follow_up_that_was_given_up_goes_on_from_what_there_was(db):
+    user_id, started = db.start()
+    db.runs.finish(db.runs.claim(db.message(user_id, started)).run, finish_with_one_file())
+    more = db.follow_up(user_id, started)
+    given_up(db, db.message(user_id, more))
+
+    run = db.runs.claim(db.runs.replay(more.run_id)).run
+
+    assert (run.kind, run.prompt, run.base_commit) == ("follow_up", "more", "b" * 40)
+    assert db.runs.saved_patch(run) == "patch"
+
+
+def test_what_did_not_end_by_our_fault_or_has_been_asked_anew_is_not_replayed(db):
+    user_id, completed = db.start()
+    db.runs.finish(db.runs.claim(db.message(user_id, completed)).run, finish_with_one_file())
+    user_id, retried = db.start()
+    given_up(db, db.message(user_id, retried))
+    db.retry(user_id, retried)
+    _, queued = db.start()
+
+    for run_id in (completed.run_id, retried.run_id, queued.run_id, str(uuid.uuid4())):
+        assert db.runs.replay(run_id) is None
 
 
 def test_overdue_runs_are_named_once_per_grace_period(own_db):
@@ -477,6 +645,19 @@ def test_the_deadline_is_counted_from_admission(db):
     run = db.run_store(run_timeout_s=100).claim(db.message(user_id, started)).run
 
     assert run.deadline_at - run.started_at == timedelta(seconds=100)
+
+
+def test_a_run_may_take_as_long_as_its_user_wants_and_so_may_the_tasks_next_one(own_db):
+    store = own_db.run_store(run_timeout_s=100)
+    user_id, started = own_db.start(max_duration_s=7200)
+    run = store.claim(own_db.message(user_id, started)).run
+    store.finish(run, Finish(status=RunStatus.FAILED))
+    again = own_db.retry(user_id, started)
+
+    assert run.deadline_at - run.started_at == timedelta(seconds=7200)
+    own_db.set_limits(max_duration_s=3600)  # lowered meanwhile
+    run = store.claim(own_db.message(user_id, again)).run
+    assert run.deadline_at - run.started_at == timedelta(seconds=3600)
 
 
 def test_the_limit_of_a_runs_cost_is_that_of_the_tasks_next_run_too(db):

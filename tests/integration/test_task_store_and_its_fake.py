@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.task_store import SupabaseTaskStore
-from shared.domain.errors import Conflict, NotFound, TooMany
+from shared.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from shared.domain.ports import NewTask, TaskFilter
 from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
@@ -37,8 +37,9 @@ class FakeWorld:
         for number in range(count):
             self.database.add_event(task_id, "note", {"number": number})
 
-    def set_limits(self, *, active_per_user=50, started_per_hour=100):
-        self.database.active_per_user, self.database.started_per_hour = active_per_user, started_per_hour
+    def set_limits(self, **limits):
+        for name, limit in limits.items():
+            setattr(self.database, name, limit)
 
     def let_time_pass(self, **duration):
         self.database.starts = [(who, at - timedelta(**duration)) for who, at in self.database.starts]
@@ -91,10 +92,9 @@ class RealWorld:
             event = Jsonb([{"kind": "note", "payload": {"number": number}}])
             self._sql("select append_events(%s, %s, %s)", task_id, run_id, event)
 
-    def set_limits(self, *, active_per_user=50, started_per_hour=100):
-        self._sql(
-            "update run_limits set active_per_user = %s, started_per_hour = %s", active_per_user, started_per_hour
-        )
+    def set_limits(self, **limits):
+        for name, limit in limits.items():
+            self._sql(f"update run_limits set {name} = %s", limit)
 
     def let_time_pass(self, **duration):
         self._sql("update run_starts set at = at - %s", timedelta(**duration))
@@ -192,6 +192,18 @@ def test_a_user_has_so_many_active_runs_and_no_more(own_world):
     assert refused.value.retry_after_s == 30
     assert listed(store, user).total == 2
     assert own_world.store_of(own_world.new_user()).create(new_task()).created
+
+
+def test_a_task_takes_no_longer_than_the_operator_allows(own_world):
+    own_world.set_limits(max_duration_s=3600)
+    user = own_world.new_user()
+    store = own_world.store_of(user)
+
+    with pytest.raises(InvalidInput) as refused:
+        store.create(new_task(max_duration_s=3601))
+    assert (refused.value.code, refused.value.shown) == ("max_duration_too_long", {"limit": 3600})
+    assert listed(store, user).total == 0
+    assert store.create(new_task(max_duration_s=3600)).created
 
 
 def test_a_user_starts_so_many_runs_within_an_hour_and_no_more(own_world):

@@ -27,7 +27,8 @@ class Base:
 
 
 def stored(path, before, after, **facts):
-    return FileChange(path=path, mode=REGULAR if after is not None else None, before=before, after=after, **facts)
+    before_id = None if before is None else blob_id(before)
+    return FileChange(path=path, mode=REGULAR if after is not None else None, before_id=before_id, after=after, **facts)
 
 
 def changes(*files, listed=None, patch=None):

@@ -11,7 +11,11 @@ BOTH = {
     "SECRETS_KMS_KEY_ID": "alias/git-tokens",
 }
 API = BOTH | {"SUPABASE_PUBLISHABLE_KEY": "sb_publishable_key", "JWT_SECRET": "x" * 32}
-EXECUTOR = BOTH | {"SUPABASE_SECRET_KEY": "sb_secret_key", "E2B_API_KEY": "e2b_key"}
+EXECUTOR = BOTH | {
+    "SUPABASE_SECRET_KEY": "sb_secret_key",
+    "E2B_API_KEY": "e2b_key",
+    "REPLAY_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/replays",
+}
 TEST_USERS = {"ENVIRONMENT": "dev", "ENABLE_TEST_USERS": "true"}
 LAPTOP = {"SECRETS_KMS_KEY_ID": "", "SECRETS_MASTER_KEYS": "v1:key"}
 

@@ -172,6 +172,24 @@ def test_a_message_that_fails_five_times_is_kept_for_two_weeks():
     assert RESOURCES["DeadLetterQueue"]["MessageRetentionPeriod"] == 14 * 24 * 3600
 
 
+def test_what_can_be_replayed_is_kept_for_two_weeks_where_a_move_task_finds_it():
+    redrive = RESOURCES["DeadLetterQueue"]["RedrivePolicy"]
+
+    assert redrive["deadLetterTargetArn"] == {"GetAtt": "ReplayQueue.Arn"}
+    assert RESOURCES["ReplayQueue"]["MessageRetentionPeriod"] == 14 * 24 * 3600
+    assert not any(resource.get("EventSourceArn") == {"GetAtt": "ReplayQueue.Arn"} for resource in RESOURCES.values())
+
+
+@pytest.mark.parametrize("function", ["ExecutorFunction", "DeadLettersFunction"])
+def test_whoever_gives_a_run_up_may_put_its_message_aside_and_wake_another(function):
+    queues = [
+        p["SQSSendMessagePolicy"]["QueueName"] for p in RESOURCES[function]["Policies"] if "SQSSendMessagePolicy" in p
+    ]
+
+    assert {"GetAtt": "ReplayQueue.QueueName"} in queues
+    assert {"GetAtt": "TaskQueue.QueueName"} in queues
+
+
 def test_the_executor_may_send_itself_more_than_sixteen_messages():
     assert RESOURCES["ExecutorFunction"]["RecursiveLoop"] == "Allow"
 

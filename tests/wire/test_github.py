@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from shared.adapters.github import API_VERSION, HttpGitHub
+from shared.domain.binary_patch import blob_id
 from shared.domain.changes import TreeEntry
 from shared.domain.errors import Conflict, TooMany, Unavailable
 from shared.domain.patch import File
@@ -137,6 +138,40 @@ def test_a_file_and_a_folder_of_one_name_do_not_meet_in_one_tree(gone, put):
     assert (with_["base_tree"], [entry["path"] for entry in with_["tree"]]) == ("without", [put])
 
 
+def test_large_text_is_uploaded_and_so_is_what_would_make_the_tree_too_large():
+    files = {f"{n}": File("100644", b"%d" % n * 450_000) for n in range(8)} | {"large": File("100644", b"l" * 600_000)}
+    github = GitHub(*[(201, {"sha": f"blob-{n}"}) for n in range(3)], (201, {"sha": "tree"}))
+
+    github.client.create_tree(REPOSITORY, "base", files)
+
+    inline = [entry["path"] for entry in github.body()["tree"] if "content" in entry]
+    assert inline == ["0", "1", "2", "3", "4", "5"]
+    assert len(github.requests[-1].content) < 3_100_000
+
+
+def test_of_many_blobs_those_that_are_there_are_not_sent_again():
+    contents = [b"\xff%d" % n for n in range(12)]
+    files = {f"{n}": File("100644", content) for n, content in enumerate(contents)}
+    there, missing = (200, ""), (404, "")
+    uploads = [(201, {"sha": blob_id(content)}) for content in contents[2:]]
+    github = GitHub(there, there, missing, *uploads, (201, {"sha": "tree"}))
+
+    github.client.create_tree(REPOSITORY, "base", files)
+
+    assert [method for method, _ in github.asked] == ["HEAD"] * 3 + ["POST"] * 11
+    assert [entry["sha"] for entry in github.body()["tree"]] == [blob_id(content) for content in contents]
+
+
+def test_a_history_is_read_as_commits():
+    commit = {"tree": {"sha": "t"}, "message": "m", "committer": {"email": "e"}}
+    github = GitHub((200, [{"sha": "c", "commit": commit, "parents": [{"sha": "p"}]}]))
+
+    [found] = github.client.history(REPOSITORY, "claude-code-7")
+
+    assert github.asked == [("GET", f"{ROOT}/commits?sha=claude-code-7&per_page=50")]
+    assert (found.id, found.tree, found.parents, found.message, found.committer_email) == ("c", "t", ("p",), "m", "e")
+
+
 def test_names_that_only_begin_alike_share_a_tree():
     github = GitHub((201, {"sha": "tree"}))
     github.client.create_tree(REPOSITORY, "base", {"ab/c": File("100644", b"x"), "a": None, "a.txt": None})
@@ -154,12 +189,12 @@ def test_a_commit_is_the_token_owners_and_committed_by_us():
     }
     github = GitHub((201, answer))
 
-    commit = github.client.create_commit(REPOSITORY, tree="t", parent="p", message="m")
+    commit = github.client.create_commit(REPOSITORY, tree="t", parents=("p", "q"), message="m")
 
     assert github.body() == {
         "message": "m",
         "tree": "t",
-        "parents": ["p"],
+        "parents": ["p", "q"],
         "committer": {"name": COMMITTER[0], "email": COMMITTER[1]},
     }
     assert (commit.id, commit.parents, commit.message) == ("c", ("p",), "m")
@@ -177,7 +212,7 @@ def test_branches_are_made_moved_and_deleted():
         ("DELETE", f"{ROOT}/git/refs/heads/b/1"),
     ]
     assert github.body(0) == {"ref": "refs/heads/b/1", "sha": "c"}
-    assert github.body(1) == {"sha": "d", "force": True}
+    assert github.body(1) == {"sha": "d", "force": False}
 
 
 def test_a_blob_comes_in_lines_of_base64():
@@ -290,6 +325,14 @@ def test_a_limit_of_githubs_says_when_to_come_back(status, headers, retry_after_
         GitHub((status, {"message": "API rate limit exceeded for user ID 1."}, headers)).client.owner()
 
     assert (raised.value.retry_after_s, raised.value.code) == (retry_after_s, "github_rate_limited")
+
+
+def test_a_secondary_limit_is_known_by_its_words_alone():
+    message = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
+    with pytest.raises(TooMany) as raised:
+        GitHub((403, {"message": message}, {"X-RateLimit-Remaining": "4999"})).client.owner()
+
+    assert raised.value.retry_after_s == 60
 
 
 def test_a_limit_per_hour_ends_with_the_hour():

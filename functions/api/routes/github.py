@@ -82,11 +82,12 @@ class TokenIsValid(BaseModel):
 
 
 class CreatePullRequestIn(Body):
-    """The token to make it with, and the words for it; without them they are made from the prompt."""
+    """The token to make it with, and the words for a new one; without them they are made from the prompt."""
 
     github_token: GithubToken
     title: str | None = Field(default=None, description=f"At most {MAX_TITLE_CHARS} characters.")
     body: str | None = Field(default=None, description=f"At most {MAX_BODY_CHARS} characters.")
+    draft: bool = Field(default=False, description="Open it as a draft, where the repository has drafts.")
 
 
 class PullRequestCreated(BaseModel):
@@ -156,10 +157,11 @@ def create_pull_request(
 ) -> Answer:
     """Open a pull request. It proposes a completed task's changes: one commit on a branch of its own.
 
-    Asked again, it answers with the pull request that is open. 403: the token may not write, or the branch is somebody
-    else's. 404: also a repository or branch that GitHub does not have. 409: the changes do not fit the branch any more.
+    Asked again, it answers with the pull request that is open; after a follow-up it adds a commit to it. 403: the token
+    may not write, or the branch is somebody else's. 404: also a repository or branch that GitHub does not have. 409:
+    the changes do not fit the branch any more, or somebody has worked on the pull request (code `branch_has_moved`).
     """
-    asked = pull_request.Asked(task=task, owner_id=user.id, title=body.title, body=body.body)
+    asked = pull_request.Asked(task=task, owner_id=user.id, title=body.title, body=body.body, draft=body.draft)
     made = pull_request.propose(
         asked,
         github=wired.ports.github(_token(body.github_token)),

@@ -37,6 +37,15 @@ class StartTaskIn(Body):
         description="The agent is stopped at a higher cost. At most AGENT_MAX_COST_USD, which is the default, too.",
     )
 
+    max_duration_s: int | None = Field(
+        default=None,
+        examples=[7200],
+        ge=60,
+        le=86_400,
+        description="From the start of its sandbox: then the agent is stopped and its changes are kept. RUN_TIMEOUT_S, "
+        "an hour, where it is null; this deployment's limit may be lower than a day.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _in_the_contracts_words(cls, sent: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +92,8 @@ def start_task(
 ) -> Answer:
     """Have an agent work on a branch of a repository.
 
-    404: the project is not yours. 409 (code `idempotency_key_reused`): something else was asked under this key.
+    400 (code `max_duration_too_long`): a task may take `limit` seconds here. 404: the project is not yours.
+    409 (code `idempotency_key_reused`): something else was asked under this key.
     429: `limit` tasks are active (`too_many_active_runs`), or were started within an hour (`too_many_starts`).
     """
     asked = service.Asked(
@@ -95,6 +105,7 @@ def start_task(
         agent=AgentName(body.model),
         project_id=body.project_id,
         max_cost_usd=body.max_cost_usd,
+        max_duration_s=body.max_duration_s,
         idempotency_key=idempotency_key,
         trace_id=request_id,
     )

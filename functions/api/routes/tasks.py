@@ -86,7 +86,10 @@ class Diff(BaseModel):
 
 
 class Event(BaseModel):
-    """An entry of a task's live log. What `payload` holds depends on `kind`; there may be kinds you do not know."""
+    """An entry of a task's live log. What `payload` holds depends on `kind`; there may be kinds you do not know.
+
+    `changes`: what the agent has changed so far was saved, and the task's diff is the newer one.
+    """
 
     seq: int = Field(examples=[1])
     run_id: UUID = Field(examples=["0b9d1b46-6a0c-4f43-8b5c-6f3a1f0f7a55"])

@@ -9,7 +9,6 @@ from shared.domain.changes import Changes, Files, TreeEntry
 from shared.domain.errors import AppError, Conflict, Forbidden, InvalidInput, NotFound
 from shared.domain.patch import File
 from shared.domain.pull_request import (
-    COMMITTER,
     MAX_BODY_CHARS,
     MAX_TITLE_CHARS,
     ChangeStore,
@@ -39,6 +38,7 @@ class Asked:
     owner_id: str
     title: str | None
     body: str | None
+    draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +68,34 @@ class Base:
 def propose(
     asked: Asked, *, github: GitHub, store: ChangeStore, patch: Callable[[], str | None], origins: Collection[str]
 ) -> Proposed:
-    """The task's open pull request, made now unless it exists; `patch` is read only when it is needed.
+    """The task's open pull request, with all that its agent has done by now; `patch` is read only when it is needed.
+
+    It is made unless it exists. After a follow-up, it gets another commit.
 
     Raises InvalidInput, BadPatch and PatchConflict when the changes cannot be put on the repository as it is now,
-    NotFound without repository or branch, Forbidden, TokenRefused, GitHubRefused, TooMany, Unavailable. In no case is a
-    branch of somebody else's changed; done again, it goes on where it broke off.
+    NotFound without repository or branch, Forbidden, Conflict when somebody has worked on the branch meanwhile,
+    TokenRefused, GitHubRefused, TooMany, Unavailable. In no case is a commit of somebody else's lost; done again, it
+    goes on where it broke off.
     """
     task = asked.task
     title, body = _words(asked)
     repository = Repository.parse(task.repo_url, origins=origins)
     place = Place(github, repository, branch_name(task.target_branch), task.branch)
+    with _readable(place):
+        there = github.open_pull_request(repository, place.branch) if task.was_proposed else None
+        if there and task.tree and _holds(place, task.tree, task):
+            return Proposed(there, len(task.changed_files))
     run = store.latest(task.id, owner_id=asked.owner_id)
     changes = Changes.of(run, task.changed_files, patch)
+    if there and task.tree is None:  # of the old backend, which had no follow-ups
+        return Proposed(there, changes.count)
     with _readable(place):
-        if task.was_proposed and (still_open := github.open_pull_request(repository, place.branch)):
-            return Proposed(still_open, changes.count)
         base = _base(place, run.base_commit)
         files = changes.on(_BaseFiles(place, base.commit.tree), is_the_agents=base.is_the_agents)
-    commit = _commit(place, base, files, task)
-    pull_request = _pull_request(place, commit, files, title=title, body=body)
+    with _explained(place, files):
+        tree = _tree(place, base, files, task)
+        is_new = _put_on_branch(place, tree, base, task, run.prompt or task.prompt)
+    pull_request = there or _pull_request(place, is_new, words=(title, body), draft=asked.draft)
     store.record_pull_request(task.id, pull_request)
     return Proposed(pull_request, changes.count)
 
@@ -157,29 +166,79 @@ def _readable(place: Place) -> Iterator[None]:
 # --- onto GitHub --------------------------------------------------------------------------------------------
 
 
-def _commit(place: Place, base: Base, files: Files, task: FinishedTask) -> Commit:
-    """The changes as a commit that is on no branch yet."""
-    with _explained(place, files):
-        tree = place.github.create_tree(place.repository, base.commit.tree, files)
+def _tree(place: Place, base: Base, files: Files, task: FinishedTask) -> str:
+    """The id of the base's tree with the files put into it. Raises Conflict when it is not what the agent left."""
+    tree = place.github.create_tree(place.repository, base.commit.tree, files)
     scrubbed = any(file and REDACTED.encode() in file.content for file in files.values())
     if base.is_the_agents and task.tree not in {None, tree} and not scrubbed:
         raise Conflict("What was stored of the changes is not all that the agent did. Run the task again.")
-    with _explained(place, files):
-        return place.github.create_commit(
-            place.repository, tree=tree, parent=base.commit.id, message=task.commit_message
-        )
+    return tree
 
 
-def _pull_request(place: Place, commit: Commit, files: Files, *, title: str, body: str) -> PullRequest:
-    """The branch is made last, and taken away again when GitHub wants no pull request from it.
+def _put_on_branch(place: Place, tree: str, base: Base, task: FinishedTask, prompt: str) -> bool:
+    """Have the branch hold the tree in a commit of ours: the first, or one on top. Whether the branch is new.
+
+    Of two requests at once, one makes the commit, and the other finds it.
+    """
+    github, repository, branch = place.github, place.repository, place.branch
+    history = github.history(repository, branch)
+    if not history:
+        commit = github.create_commit(repository, tree=tree, parents=(base.commit.id,), message=task.commit_message)
+        return _changed(lambda: github.create_branch(repository, branch, commit.id), place, tree, task)
+    if _holds(place, tree, task):
+        return False
+    head = history[0]
+    if not task.is_ours(head):
+        raise _worked_on(place) if any(task.is_ours(commit) for commit in history) else _foreign(place)
+    # The base is named, too, where it is a newer one: else what others did up to there would look like the agent's.
+    seen = {commit.id for commit in history}
+    parents = (head.id,) if base.commit.id in seen else (head.id, base.commit.id)
+    commit = github.create_commit(repository, tree=tree, parents=parents, message=task.message_of(prompt))
+    _changed(lambda: github.move_branch(repository, branch, commit.id), place, tree, task)
+    return False
+
+
+def _holds(place: Place, tree: str, task: FinishedTask) -> bool:
+    """Whether the newest commit of ours on the branch has this tree; others may have worked on from there."""
+    history = place.github.history(place.repository, place.branch)
+    return next((commit.tree == tree for commit in history if task.is_ours(commit)), False)
+
+
+def _changed(change: Callable[[], None], place: Place, tree: str, task: FinishedTask) -> bool:
+    """Change the branch. False when somebody has made the same change just now, so that GitHub refuses it."""
+    try:
+        change()
+    except GitHubRefused:
+        if not _holds(place, tree, task):
+            raise
+        return False
+    return True
+
+
+def _foreign(place: Place) -> Forbidden:
+    text = f"Branch '{place.branch}' already exists. Please try again or use a different task."
+    return Forbidden(text, code="branch_exists")
+
+
+def _worked_on(place: Place) -> Conflict:
+    text = (
+        f"Somebody has worked on branch '{place.branch}' since. Nothing of it was changed: "
+        "merge or close its pull request and remove the branch, then try again."
+    )
+    return Conflict(text, code="branch_has_moved")
+
+
+def _pull_request(place: Place, is_new: bool, *, words: tuple[str, str], draft: bool) -> PullRequest:
+    """A new branch is taken away again when GitHub wants no pull request from it.
 
     It stays when GitHub did not answer: there may be a pull request by now, and the next try will find it.
     """
     github, repository, branch = place.github, place.repository, place.branch
-    with _explained(place, files):
-        is_new = _put_branch(place, commit)
+    title, body = words
     try:
-        return github.create_pull_request(repository, branch=branch, target=place.target, title=title, body=body)
+        return github.create_pull_request(
+            repository, branch=branch, target=place.target, title=title, body=body, draft=draft
+        )
     except GitHubRefused as refused:
         if existing := github.open_pull_request(repository, branch):
             return existing
@@ -189,32 +248,6 @@ def _pull_request(place: Place, commit: Commit, files: Files, *, title: str, bod
             text = f"GitHub token lacks permission to create pull requests. Error: {refused.reason}"
             raise Forbidden(text, code="github_token_lacks_permission") from refused
         raise
-
-
-def _put_branch(place: Place, commit: Commit) -> bool:
-    """Have the branch point at `commit`, or at one of ours that is just like it. Whether it is new."""
-    github, repository, branch = place.github, place.repository, place.branch
-    try:
-        github.create_branch(repository, branch, commit.id)
-    except GitHubRefused:
-        head = github.head(repository, branch)
-        if head is None:
-            raise
-    else:
-        return True
-    there = github.commit(repository, head)
-    if there is None or not _is_ours(there, commit):
-        text = f"Branch '{branch}' already exists. Please try again or use a different task."
-        raise Forbidden(text, code="branch_exists")
-    if (there.tree, there.parents) != (commit.tree, commit.parents):
-        github.move_branch(repository, branch, commit.id)
-    return False
-
-
-def _is_ours(there: Commit, commit: Commit) -> bool:
-    """Whether it was made for the same task by us, and nobody has worked on it since."""
-    made_by_us = there.committer_email == COMMITTER[1] and len(there.parents) == 1
-    return made_by_us and there.message == commit.message
 
 
 def _remove_branch(place: Place) -> None:

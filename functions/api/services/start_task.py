@@ -27,6 +27,7 @@ class Asked:
     agent: AgentName
     project_id: int | None
     max_cost_usd: float | None
+    max_duration_s: int | None
     idempotency_key: str | None
     trace_id: str
 
@@ -56,6 +57,7 @@ def start_task(asked: Asked, *, settings: ApiSettings, tasks: TaskStore, queue: 
             trace_id=asked.trace_id,
             request_hash=_hash_of(asked, repository.url, branch),
             max_cost_usd=asked.max_cost_usd,
+            max_duration_s=asked.max_duration_s,
         )
     )
     message = RunMessage(
@@ -88,6 +90,6 @@ def _hash_of(asked: Asked, repo_url: str, branch: str) -> str:
         "branch": branch,
         "model": asked.agent,
         "project_id": asked.project_id,
-        **({} if asked.max_cost_usd is None else {"max_cost_usd": asked.max_cost_usd}),
     }
-    return hash_of(request)
+    limits = {"max_cost_usd": asked.max_cost_usd, "max_duration_s": asked.max_duration_s}
+    return hash_of(request | {name: limit for name, limit in limits.items() if limit is not None})

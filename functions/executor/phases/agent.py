@@ -5,8 +5,8 @@ from typing import Any
 
 from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases import handover
-from functions.executor.phases.bench import WORK_TREE, folder_of
+from functions.executor.phases import checkpoint, handover
+from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
@@ -17,7 +17,7 @@ from shared.domain.preferences import AgentPreferences
 from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
 from shared.domain.secret import Secret
 
-JOB = "agent"
+JOB = AGENT_JOB
 CANCELLED = "The task was cancelled."
 END_WAIT_S = 2  # an agent that has said its last word ends within it, and the step need not be taken again
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
@@ -47,7 +47,9 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         # It said its last word before the previous look and still has not gone: some versions hang there.
         folder.stop(JOB)
         return seen.collect(*_verdict(run, seen, ports))
-    return seen.carry_on(0 if seen.state.more else check_in_s(run, ports))
+    if seen.state.more:
+        return seen.carry_on(0)
+    return seen.carry_on(check_in_s(run, ports), checkpoint.look(run, ports, secrets, folder))
 
 
 def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
@@ -85,10 +87,11 @@ class _Seen:
         """Read on from where the last look ended."""
         self._take(folder.look(JOB, offset=self.state.offset, wait_s=wait_s))
 
-    def carry_on(self, check_in_s: int) -> Advance:
-        """Look again later."""
-        changes = self._changes()
-        return Advance(check_in_s=check_in_s, changes=changes, events=tuple(self._events))
+    def carry_on(self, check_in_s: int, looked: checkpoint.Looked | None = None) -> Advance:
+        """Look again later. `looked`: what this step has done about a checkpoint."""
+        mark, events = looked or checkpoint.Looked()
+        changes = self._changes() | ({"checkpoint": dict(mark)} if mark else {})
+        return Advance(check_in_s=check_in_s, changes=changes, events=(*self._events, *events))
 
     def collect(self, error_code: str | None, error: str | None) -> Advance:
         """The agent is done, well or not: its changes are collected in any case."""
@@ -171,6 +174,8 @@ def model_access(
 
 def _seconds_left(run: Run, ports: Ports) -> int:
     whole = timedelta(seconds=ports.settings.run_timeout_s)
+    if run.deadline_at and run.started_at:
+        whole = run.deadline_at - run.started_at
     left = run.deadline_at - ports.now() if run.deadline_at else whole
     return max(1, int((left - min(COLLECTION_RESERVE, whole / 10)).total_seconds()))
 

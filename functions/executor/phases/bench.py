@@ -12,6 +12,7 @@ from shared.domain.run import Run
 WORK_TREE = "repo"
 BASE_GIT = "../base.git"
 CLONE_JOB = "clone"  # its output stays: what it reported can be read again
+AGENT_JOB = "agent"
 
 
 def folder_of(run: Run, ports: Ports) -> RunFolder:

@@ -5,17 +5,19 @@ Before, its secrets are taken out of the sandbox, where that is to be kept for a
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from functions.executor.agents import ReaderState
-from functions.executor.jobs import JobSpec, JobState
-from functions.executor.phases import forgetting
+from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.phases import contents, forgetting
 from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed
+from shared.domain.key_shapes import KEY_SHAPES
 from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run, RunStatus
 
 JOB = "collect"
@@ -26,8 +28,10 @@ AUTHOR = ("AI Assistant", "ai-assistant@e2b.dev")  # as the old backend signed i
 SUBJECT_CHARS = 50
 LIMITS = {
     "files": 1000,
-    "file_bytes": 1_000_000,
-    "total_bytes": 8_000_000,  # all blobs of a run travel to the database in one request
+    "file_bytes": 10 * 1024 * 1024,
+    "total_bytes": 50_000_000,
+    "row_bytes": 1_000_000,
+    "rows_bytes": 8_000_000,  # that travel to the database in one request; what is more goes before it, see contents.py
     "diff_bytes": 1_000_000,
     "patch_bytes": 10_000_000,
 }
@@ -45,19 +49,29 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         return Advance(check_in_s=check_in_s(run, ports))
     state = folder.look(JOB)
     if state.absent:
-        state = folder.start(JOB, _collector(run, folder.path()), wait_s=START_WAIT_S)
+        folder.install()  # the sandbox may be older than this executor, which would not understand each other
+        state = folder.start(JOB, collector(run, JOB, folder.path(), out=RESULT_FILE), wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
     secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
-    report = _report(state)
+    found = report(state)
     secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
-    raw = folder.read(RESULT_FILE)
-    if hashlib.sha256(raw).hexdigest() != report["sha256"]:
-        raise RunFailed("The result was changed while it was read.", error_code="collect_failed")
-    return replace(_end(run, json.loads(raw)), keep_sandbox_s=ports.settings.follow_up_window_s if forgotten else 0)
+    collected = json.loads(read_result(folder, RESULT_FILE, found))
+    if not contents.stored(collected["contents"], run, ports, secrets, folder):
+        return Advance()
+    return replace(_end(run, collected), keep_sandbox_s=ports.settings.follow_up_window_s if forgotten else 0)
 
 
-def _collector(run: Run, cwd: str) -> JobSpec:
+def collector(
+    run: Run,
+    job: str,
+    cwd: str,
+    *,
+    out: str,
+    limits: Mapping[str, int] = LIMITS,
+    prefix: tuple[str, ...] = (),
+) -> JobSpec:
+    """The job that writes all that has changed to the file `out` of the run's folder; `prefix` runs it."""
     dots = "..." if len(run.prompt) > SUBJECT_CHARS else ""
     subject = " ".join(run.prompt[:SUBJECT_CHARS].split())
     spec = {
@@ -67,11 +81,13 @@ def _collector(run: Run, cwd: str) -> JobSpec:
         "message": f"AI: {subject}{dots}",
         "author_name": AUTHOR[0],
         "author_email": AUTHOR[1],
-        "limits": LIMITS,
-        "out": RESULT_FILE,
+        "limits": dict(limits),
+        "out": out,
+        "contents_out": contents.FOLDER,
+        "secret_shapes": KEY_SHAPES,
     }
     return JobSpec(
-        argv=("python3", "collect.py", f"{JOB}/spec.json"),
+        argv=(*prefix, "python3", "collect.py", f"{job}/spec.json"),
         user="root",
         cwd=cwd,
         timeout_s=TIMEOUT_S,
@@ -79,16 +95,36 @@ def _collector(run: Run, cwd: str) -> JobSpec:
     )
 
 
-def _report(state: JobState) -> dict[str, Any]:
+def report(state: JobState) -> dict[str, Any]:
     """The one line that collect.py prints. Raises RunFailed when it could not collect."""
     try:
-        report = json.loads(state.chunk)
+        told = json.loads(state.chunk)
     except ValueError:
-        report = None
-    if isinstance(report, dict) and report.get("ok"):
-        return report
-    reason = (report or {}).get("message") or state.stderr_tail.strip()[-500:] or "the collector was interrupted"
+        told = None
+    if isinstance(told, dict) and told.get("ok"):
+        return told
+    reason = (told or {}).get("message") or state.stderr_tail.strip()[-500:] or "the collector was interrupted"
     raise RunFailed(f"The changes could not be collected: {reason}", error_code="collect_failed")
+
+
+def read_result(folder: RunFolder, name: str, told: Mapping[str, Any]) -> bytes:
+    """The result that was told of. Raises RunFailed when it is another by now."""
+    raw = folder.read(name)
+    if hashlib.sha256(raw).hexdigest() != told["sha256"]:
+        raise RunFailed("The result was changed while it was read.", error_code="collect_failed")
+    return raw
+
+
+def result(run: Run, collected: dict[str, Any], *, checkpoint_at: str | None = None) -> Result:
+    """What collect.py found as it is stored; `checkpoint_at` when the agent was still at work then."""
+    return Result(
+        commit_hash=collected["commit"],
+        diff=collected["diff"],
+        patch=collected["patch"],
+        changed_files=tuple(collected["changed_files"]),
+        files=tuple(collected["files"]),
+        metadata=_metadata(run, collected) | {"checkpoint_at": checkpoint_at},
+    )
 
 
 def _end(run: Run, collected: dict[str, Any]) -> Finish:
@@ -97,34 +133,32 @@ def _end(run: Run, collected: dict[str, Any]) -> Finish:
     text = reader.result.text if reader.result and reader.result.ok else reader.last_text
     if collected["commit"] is None:
         text = f"{text}\n\n{NOTHING_CHANGED}".strip()
-    result = Result(
-        commit_hash=collected["commit"],
-        diff=collected["diff"],
-        patch=collected["patch"],
-        changed_files=tuple(collected["changed_files"]),
-        files=tuple(collected["files"]),
-        metadata=_metadata(run, collected),
-    )
     ended = Event(
         "ended",
         {
             "status": status,
             "error_code": run.error_code,
             "text": run.error,
-            "files": len(result.changed_files),
+            "files": len(collected["changed_files"]),
             "additions": collected["additions"],
             "deletions": collected["deletions"],
         },
     )
-    warnings = tuple(Event("warning", {"text": text}) for text in collected["warnings"])
+    warnings = [Event("warning", {"text": text}) for text in collected["warnings"]]
+    warnings += [_possible_secret(place) for place in collected["possible_secrets"]]
     return Finish(
         status=status,
         error_code=run.error_code,
         error=run.error,
         message=text,
-        result=result,
+        result=result(run, collected),
         events=(*warnings, ended),
     )
+
+
+def _possible_secret(place: dict[str, Any]) -> Event:
+    text = f"{place['path']}, line {place['line']}: this looks like {place['kind']}. Look at it before you merge."
+    return Event("warning", {"code": "possible_secret", "text": text, **place})
 
 
 def _status(run: Run) -> RunStatus:

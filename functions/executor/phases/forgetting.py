@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from functions.executor.agents import AGENTS
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases.agent import JOB as AGENT_JOB
-from functions.executor.phases.bench import CLONE_JOB, WORK_TREE
+from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
 from functions.executor.phases.handover import was_in_sandbox
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets

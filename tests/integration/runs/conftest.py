@@ -150,6 +150,7 @@ def lab_in(folder, *, follow_up_window_s):
         executors=4,
         step_lease_s=8,
         setup_timeout_s=10,
+        checkpoint_every_s=10,
         retry_visibility_s=2,
         reaper_every_s=3,
         reaper_grace_s=3,

@@ -25,10 +25,10 @@ def demo(tmp_path):
     """Starts a demo with its own data folder; ends whatever is left of it."""
     started = []
 
-    def start(**environment):
+    def start(*command, **environment):
         env = {**os.environ, "LOCAL_DATA": str(tmp_path / "data"), **environment}
         process = subprocess.Popen(
-            [sys.executable, "-m", "local.demo"],
+            command or [sys.executable, "-m", "local.demo"],
             cwd=PROJECT_ROOT,
             env=env,
             stdout=subprocess.PIPE,
@@ -86,6 +86,22 @@ def test_the_demo_prints_the_stored_diff_of_a_real_agent(demo, tmp_path, agent):
     assert "diff --git a/README.md b/README.md" in output
     assert "+> Add a short section to the README that explains how to run the tests." in output
     assert "completed" in output
+    assert "make demo PR=1" in output
+    assert_nothing_is_left(tmp_path)
+
+
+def test_the_demo_goes_on_to_a_merged_pull_request_when_it_is_told_to(demo, tmp_path):
+    """Through make, which has to hand it on."""
+    process = demo("make", "demo", "PR=1", "PROMPT=@write new.txt: it's new")
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "Pull request 1 of claude-code-1, 1 file: http://127.0.0.1:" in output
+    history = output.partition("git log --stat main")[2]
+    assert "Merge pull request #1 from local/claude-code-1" in history
+    assert "Claude Code: @write new.txt: it's new" in history
+    assert "new.txt | 1 +" in history
+    assert "make demo PR=1" not in output
     assert_nothing_is_left(tmp_path)
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from functions.executor.replay import move
 from functions.executor.sandbox import E2BSandboxes
 from functions.executor.step import OUR_FAULT
 from local.aws.queue import sqs_client
@@ -145,6 +146,25 @@ def test_a_sandbox_killed_under_the_agent_fails_the_task_clearly(lab, sandboxes)
     assert task["error"] == "The sandbox was lost before the task could finish. Start the task again."
 
 
+def test_a_lost_sandbox_leaves_what_was_saved_and_a_follow_up_goes_on_from_it(lab, sandboxes):
+    path, url = lab.repository()
+    client = lab.user()
+    task_id = lab.start(client, "@write half.txt: half\n@hang", url)
+    lab.until(lambda: client.diff(task_id), timeout_s=60)
+
+    sandboxes.kill(client.task(task_id)["container_id"])
+    lost = lab.finished(client, task_id)
+    lab.control(client, task_id, "follow-up", prompt="@append half.txt: whole\n@say Done.")
+    task = lab.finished(client, task_id)
+
+    assert (lost["status"], lost["changed_files"]) == ("failed", ["half.txt"])
+    assert lost["error"].startswith("The sandbox was lost before the task could finish. Start the task again. What the")
+    lab.assert_patch_makes(lost, path)
+    assert (task["status"], task["error"]) == ("completed", None)
+    clone = lab.assert_patch_makes(task, path)
+    assert (clone / "half.txt").read_text() == "half\nwhole\n"
+
+
 def test_a_step_that_fails_in_a_way_nobody_foresaw_ends_its_run_after_some_attempts(lab):
     _, url = lab.repository()
     client = lab.user()
@@ -161,16 +181,26 @@ def test_a_step_that_fails_in_a_way_nobody_foresaw_ends_its_run_after_some_attem
     lab.until(lambda: not lab.sandboxes())
 
 
-def test_a_dead_letter_ends_its_run_and_its_sandbox(lab):
+def test_a_dead_letter_ends_its_run_and_its_sandbox_and_can_be_replayed(lab):
     _, url = lab.repository()
     client = lab.user()
-    task_id = lab.start(client, "@write a.txt: a\n@hang", url)
+    task_id = lab.start(client, "@write a.txt: a\n@sleep 5\n@say Done.", url)
     lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
     [(run_id,)] = lab.sql("select id::text from runs where task_id = %s", task_id)
 
     message = RunMessage(task_id=task_id, run_id=run_id, seq=0, user_id=client.user_id)
-    sqs_client(lab.stack.sqs_url).send_message(QueueUrl=lab.stack.queues.dead_letters, MessageBody=message.body())
+    sqs = sqs_client(lab.stack.sqs_url)
+    sqs.send_message(QueueUrl=lab.stack.queues.dead_letters, MessageBody=message.body())
 
     task = lab.finished(client, task_id)
     assert (task["status"], task["error"]) == ("failed", OUR_FAULT)
     lab.until(lambda: not lab.sandboxes())
+
+    # Once what broke is mended, `make replay` has it done again. Another test's given-up run may be kept there, too.
+    assert move(sqs, lab.stack.queues.replays, lab.stack.queues.tasks, most=10) >= 1
+    lab.until(lambda: client.status(task_id) == "completed")
+    assert client.task(task_id)["changed_files"] == ["a.txt"]
+    assert lab.sql("select kind, status::text from runs where task_id = %s order by created_at", task_id) == [
+        ("first", "failed"),
+        ("retry", "completed"),
+    ]

@@ -50,6 +50,7 @@ class World:
     github: FakeGitHub = field(default_factory=FakeGitHub)
     ledger: FakeLedger = field(default_factory=FakeLedger)
     changes: dict[int, RunChanges] = field(default_factory=dict)  # by the task's id
+    files: dict[int, list[dict]] = field(default_factory=dict)  # likewise
 
     def __post_init__(self):
         self.auth_admin = FakeAuthAdmin(self.users)
@@ -66,7 +67,7 @@ class World:
             api_key_directory=self.users.api_key_directory,
             auth_admin=lambda: self.auth_admin,
             test_users=lambda: FakeTestUserDirectory(self.users),
-            changes_of=lambda token: FakeChangeStore(self.database, self.changes, user_of(token)),
+            changes_of=lambda token: FakeChangeStore(self.database, self.changes, user_of(token), self.files),
             github=self.github.seen_with,
             queue=lambda: self.queue,
             box=lambda: self.box,

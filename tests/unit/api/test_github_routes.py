@@ -1,18 +1,22 @@
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shared.domain.binary_patch import blob_id
 from shared.domain.changes import FileChange, RunChanges
 from shared.domain.errors import TooMany, Unavailable
 from shared.domain.patch import File
 from shared.domain.pull_request import COMMITTER, MAX_BODY_CHARS, MAX_TITLE_CHARS, GitHubRefused, TokenOwner
 from shared.domain.redaction import REDACTED
-from tests.fakes.github import FakeRepository
+from tests.fakes.github import FakeClient, FakeRepository
 
 REPO_URL = "https://github.com/o/r"
 TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
 REGULAR = "100644"
 README = File(REGULAR, b"# r\n\none\ntwo\n")
+README_ID, OLD_ID = blob_id(README.content), blob_id(b"old\n")
 FILES = {"README.md": README, "old.txt": File(REGULAR, b"old\n")}
 PROMPT = "make the readme   better\nin every respect that anybody could think of"
 DIFF = """\
@@ -270,10 +274,10 @@ def test_what_a_run_stored_file_by_file_needs_no_look_at_the_repository(propose,
     world.changes[task_id] = RunChanges(
         main.id,
         (
-            FileChange(path="README.md", mode=None, before=README.content, after=None),
-            FileChange(path="bin", mode="100755", before=None, after=b"\0\xff"),
-            FileChange(path="link", mode="120000", before=None, after=b"bin"),
-            FileChange(path="moved.txt", previous_path="old.txt", mode=REGULAR, before=b"old\n", after=b"new\n"),
+            FileChange(path="README.md", mode=None, before_id=README_ID, after=None),
+            FileChange(path="bin", mode="100755", before_id=None, after=b"\0\xff"),
+            FileChange(path="link", mode="120000", before_id=None, after=b"bin"),
+            FileChange(path="moved.txt", previous_path="old.txt", mode=REGULAR, before_id=OLD_ID, after=b"new\n"),
         ),
     )
 
@@ -292,7 +296,9 @@ def test_what_a_run_stored_file_by_file_needs_no_look_at_the_repository(propose,
 
 def test_files_that_were_too_large_to_store_come_from_the_patch(propose, world, make_task, repository, main):
     task_id = make_task(changed_files=["README.md", "new.txt"])
-    world.changes[task_id] = RunChanges(main.id, (FileChange(path="new.txt", mode=REGULAR, before=None, after=b"n"),))
+    world.changes[task_id] = RunChanges(
+        main.id, (FileChange(path="new.txt", mode=REGULAR, before_id=None, after=b"n"),)
+    )
 
     answer = propose(task_id)
 
@@ -304,7 +310,7 @@ def test_files_that_were_too_large_to_store_come_from_the_patch(propose, world, 
 
 def test_files_alone_will_do_where_the_patch_was_too_large(propose, world, make_task, main):
     task_id = make_task(git_patch=None)
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"x")
+    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"x")
 
     assert refusal(propose(task_id)) == (400, "No patch data available for this task")
     world.changes[task_id] = RunChanges(main.id, (change,))
@@ -352,7 +358,7 @@ def test_a_very_long_prompt_is_cut_to_what_github_accepts(propose, make_task, re
     assert pull["body"].endswith("x…")
 
 
-@pytest.mark.parametrize("wrong", [{"title": 5}, {"body": []}, {"github_token": 5}])
+@pytest.mark.parametrize("wrong", [{"title": 5}, {"body": []}, {"github_token": 5}, {"draft": "yes"}])
 def test_what_is_no_text_is_refused(propose, world, make_task, wrong):
     answer = propose(make_task(), **wrong)
 
@@ -406,8 +412,8 @@ def test_where_the_agents_commit_is_gone_its_files_must_be_as_it_found_them(
 ):
     task_id = make_task(changed_files=["README.md", "new.txt"])
     files = (
-        FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"changed\n"),
-        FileChange(path="new.txt", mode=REGULAR, before=None, after=b"new\n"),
+        FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"changed\n"),
+        FileChange(path="new.txt", mode=REGULAR, before_id=None, after=b"new\n"),
     )
     world.changes[task_id] = RunChanges(base_commit, files)
     taken = repository.add_commit(FILES | {"new.txt": README}, main.id, branch="main")
@@ -424,14 +430,14 @@ def test_where_the_agents_commit_is_gone_its_files_must_be_as_it_found_them(
 
 
 def test_all_that_the_agent_did_must_arrive(propose, world, make_task, repository, main):
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"changed\n")
+    change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=b"changed\n")
     changed = repository.commits[repository.add_commit(FILES | {"README.md": File(REGULAR, b"changed\n")})].tree
     short = make_task(execution_metadata={"tree": "1" * 40})
     whole = make_task(execution_metadata={"tree": changed})
     scrubbed = make_task(execution_metadata={"tree": "1" * 40})
     for task_id in (short, whole):
         world.changes[task_id] = RunChanges(main.id, (change,))
-    without_secret = FileChange(path="README.md", mode=REGULAR, before=b"", after=f"token: {REDACTED}\n".encode())
+    without_secret = FileChange(path="README.md", mode=REGULAR, before_id=None, after=f"token: {REDACTED}\n".encode())
     world.changes[scrubbed] = RunChanges(main.id, (without_secret,))
 
     text = "What was stored of the changes is not all that the agent did. Run the task again."
@@ -485,7 +491,7 @@ def test_a_token_that_may_not_write_is_told_what_it_lacks(propose, world, make_t
 
 def test_workflows_need_a_right_that_github_does_not_name(propose, world, make_task, main):
     task_id = make_task(changed_files=[".github/workflows/ci.yml"])
-    change = FileChange(path=".github/workflows/ci.yml", mode=REGULAR, before=None, after=b"on: push\n")
+    change = FileChange(path=".github/workflows/ci.yml", mode=REGULAR, before_id=None, after=b"on: push\n")
     world.changes[task_id] = RunChanges(main.id, (change,))
     world.github.fails["create_branch"] = GitHubRefused(404, "Not Found")
 
@@ -555,15 +561,153 @@ def test_a_pull_request_that_was_made_but_not_noted_is_found(propose, world, mak
     assert len(repository.pulls) == 1
 
 
-def test_our_branch_of_an_earlier_run_is_moved_to_the_new_changes(propose, world, make_task, repository, main):
+@pytest.fixture
+def finish(world, repository, main):
+    """The end of another run of the task: README.md holds `after` now; the tree is noted, as the executor does."""
+
+    def end(task_id, after, *, prompt="and more", base=main, others=FILES):
+        change = FileChange(path="README.md", mode=REGULAR, before_id=README_ID, after=after)
+        world.changes[task_id] = RunChanges(base.id, (change,), prompt)
+        commit = repository.add_commit(others | {"README.md": File(REGULAR, after)})
+        row = world.database.tasks[task_id]
+        said = [*row["chat_messages"], {"role": "user", "content": prompt, "timestamp": "2026-11-24T09:00:00+00:00"}]
+        row |= {"execution_metadata": {"tree": repository.commits[commit].tree}, "chat_messages": said}
+
+    return end
+
+
+def test_after_a_follow_up_the_same_pull_request_gets_another_commit(
+    propose, world, make_task, repository, main, finish
+):
+    task_id = make_task()
+    first, branch = propose(task_id).json(), f"claude-code-{task_id}"
+    head = repository.branches[branch]
+    finish(task_id, b"second run\n")
+
+    again = propose(task_id)
+
+    commit = repository.commits[repository.branches[branch]]
+    assert (again.status, again.json()) == (200, first)
+    assert (commit.parents, commit.message) == ((head,), "Claude Code: and more")
+    assert repository.files(branch) == FILES | {"README.md": File(REGULAR, b"second run\n")}
+    assert len(repository.pulls) == 1
+    world.github.calls.clear()
+    assert propose(task_id).json() == first
+    assert not world.github.changed
+
+
+def test_a_pull_request_that_is_first_made_after_a_follow_up_is_one_commit(
+    propose, make_task, repository, main, finish
+):
+    task_id = make_task()
+    finish(task_id, b"both\n")
+
+    propose(task_id)
+
+    commit = repository.commits[repository.branches[f"claude-code-{task_id}"]]
+    assert commit.parents == (main.id,)
+    assert commit.message.startswith("Claude Code: make the readme better")
+
+
+def test_a_retry_from_a_newer_base_does_not_claim_what_others_did_there(propose, make_task, repository, main, finish):
     task_id = make_task()
     propose(task_id)
-    repository.pulls[0]["open"] = False
-    change = FileChange(path="README.md", mode=REGULAR, before=README.content, after=b"second run\n")
-    world.changes[task_id] = RunChanges(main.id, (change,))
+    head = repository.branches[f"claude-code-{task_id}"]
+    others = FILES | {"since.txt": File(REGULAR, b"x")}
+    newer = repository.commits[repository.add_commit(others, main.id, branch="main")]
+    finish(task_id, b"retried\n", base=newer, others=others)
 
     assert propose(task_id).status == 200
-    assert repository.files(f"claude-code-{task_id}")["README.md"].content == b"second run\n"
+    commit = repository.commits[repository.branches[f"claude-code-{task_id}"]]
+    assert commit.parents == (head, newer.id)
+    assert repository.files(f"claude-code-{task_id}") == others | {"README.md": File(REGULAR, b"retried\n")}
+
+
+def test_after_its_pull_request_was_closed_the_branch_goes_on_too(propose, make_task, repository, main, finish):
+    task_id = make_task()
+    propose(task_id)
+    head = repository.branches[f"claude-code-{task_id}"]
+    repository.pulls[0]["open"] = False
+    finish(task_id, b"second run\n")
+
+    answer = propose(task_id)
+
+    assert (answer.status, answer.json()["pr_number"]) == (200, 2)
+    assert repository.commits[repository.branches[f"claude-code-{task_id}"]].parents == (head,)
+
+
+def test_work_of_somebody_else_on_top_of_ours_is_left_alone(propose, world, make_task, repository, main, finish):
+    task_id = make_task()
+    finish(task_id, b"first\n", prompt=PROMPT)
+    first, branch = propose(task_id).json(), f"claude-code-{task_id}"
+    theirs = repository.add_commit({"README.md": README}, repository.branches[branch], branch=branch)
+    world.github.calls.clear()
+
+    assert propose(task_id).json() == first  # there is nothing new
+    assert not world.github.changed
+    finish(task_id, b"second\n")
+    refused = propose(task_id)
+
+    assert (refused.status, refused.json()["code"]) == (409, "branch_has_moved")
+    assert refused.json()["error"].startswith(f"Somebody has worked on branch '{branch}' since.")
+    assert repository.branches[branch] == theirs
+
+
+def elsewhere(action):
+    """What another environment answers meanwhile."""
+    with ThreadPoolExecutor(1, initializer=lambda: asyncio.set_event_loop(asyncio.new_event_loop())) as other:
+        return other.submit(action).result()
+
+
+@pytest.mark.parametrize("call", ["create_branch", "create_pull_request", "move_branch"])
+def test_of_two_requests_at_once_both_get_the_same_pull_request(
+    propose, make_task, repository, main, finish, monkeypatch, call
+):
+    task_id = make_task()
+    if call == "move_branch":
+        propose(task_id)
+        finish(task_id, b"second\n")
+    method, answers = getattr(FakeClient, call), []
+
+    def overtaken(client, *arguments, **options):
+        monkeypatch.setattr(FakeClient, call, method)
+        answers.append(elsewhere(lambda: propose(task_id)))
+        return method(client, *arguments, **options)
+
+    monkeypatch.setattr(FakeClient, call, overtaken)
+    answers.append(propose(task_id))
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert len(repository.pulls) == 1
+    made = [c for c in repository.ancestors(repository.branches[f"claude-code-{task_id}"]) if c != main.id]
+    assert len(made) == (2 if call == "move_branch" else 1)
+
+
+def test_a_push_of_somebody_else_in_the_very_moment_is_not_lost(
+    propose, make_task, repository, main, finish, monkeypatch
+):
+    task_id = make_task()
+    propose(task_id)
+    finish(task_id, b"second\n")
+    branch, move, theirs = f"claude-code-{task_id}", FakeClient.move_branch, []
+
+    def after_a_push(client, *arguments):
+        theirs.append(repository.add_commit(FILES, repository.branches[branch], branch=branch))
+        return move(client, *arguments)
+
+    monkeypatch.setattr(FakeClient, "move_branch", after_a_push)
+    refused, again = propose(task_id), propose(task_id)
+
+    assert refusal(refused) == (403, f"Failed to create branch '{branch}': Update is not a fast forward")
+    assert (again.status, again.json()["code"]) == (409, "branch_has_moved")
+    assert repository.branches[branch] == theirs[0]
+
+
+@pytest.mark.parametrize(("asked", "draft"), [({}, False), ({"draft": True}, True)])
+def test_a_pull_request_is_a_draft_where_that_is_asked_for(propose, make_task, repository, main, asked, draft):
+    assert propose(make_task(), **asked).status == 200
+    assert repository.pulls[0]["draft"] is draft
 
 
 @pytest.mark.parametrize(
@@ -571,7 +715,7 @@ def test_our_branch_of_an_earlier_run_is_moved_to_the_new_changes(propose, world
     [
         {"email": "ada@example.test"},
         {"email": COMMITTER[1], "message": "Claude Code: something else"},
-        {"email": COMMITTER[1], "parents": 2},
+        {"email": "ada@example.test", "parents": 2},
     ],
 )
 def test_a_branch_of_somebody_else_is_never_touched(propose, make_task, repository, main, foreign):

@@ -259,7 +259,34 @@ def test_a_limit_that_is_none_or_above_the_deployments_is_refused_and_starts_not
     assert world.database.tasks == {}
 
 
-def test_another_limit_under_the_same_key_is_another_request(start):
+@pytest.mark.parametrize(("name", "limits"), [("max_cost_usd", (1, 1, 2)), ("max_duration_s", (60, 60, 120))])
+def test_another_limit_under_the_same_key_is_another_request(start, name, limits):
     key = {"Idempotency-Key": "click-1"}
 
-    assert [start(headers=key, max_cost_usd=limit).status for limit in (1, 1, 2)] == [200, 200, 409]
+    assert [start(headers=key, **{name: limit}).status for limit in limits] == [200, 200, 409]
+
+
+@pytest.mark.parametrize("limit", [None, 60, 86_400])
+def test_a_task_may_take_its_time(start, world, limit):
+    assert start(max_duration_s=limit).status == 200
+
+    [stored] = world.database.credentials.values()
+    assert stored.max_duration_s == limit
+
+
+@pytest.mark.parametrize("limit", [0, 59, 86_401, 1.5, "3600", True])
+def test_a_duration_that_is_none_is_refused_and_starts_nothing(client, start, world, limit):
+    answer = start(max_duration_s=limit)
+
+    assert (answer.status, undescribed(client, "startTask", answer)) == (400, [])
+    assert "max_duration_s" in answer.json()["error"]
+    assert world.database.tasks == {}
+
+
+def test_a_duration_above_the_deployments_is_refused_with_what_is_allowed(client, start, world):
+    world.database.max_duration_s = 3600
+
+    answer = start(max_duration_s=3601)
+
+    assert (answer.status, undescribed(client, "startTask", answer)) == (400, [])
+    assert answer.json() | {"error": ""} == {"error": "", "code": "max_duration_too_long", "limit": 3600}

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from functions.executor.reaper import reap
 from functions.executor.step import logger
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
@@ -32,6 +33,8 @@ from tests.fakes.executor import (
     cloned,
     collected,
     collects,
+    json_lines,
+    make_ports,
     prints,
 )
 from tests.fakes.run_store import ALIVE
@@ -95,6 +98,7 @@ class WatchedWorld(World):
         self.ports = type(ports)(
             runs=tripwire.watch(ports.runs, "runs"),
             queue=tripwire.watch(ports.queue, "queue"),
+            replays=tripwire.watch(ports.replays, "replays"),
             sandboxes=tripwire.watch(ports.sandboxes, "sandboxes"),
             box=tripwire.watch(ports.box, "box"),
             settings=ports.settings,
@@ -189,6 +193,44 @@ def the_sandbox_is_lost(world):
     world.run(after_each=lose)
 
 
+def the_agent_works_long_enough_for_checkpoints(world):
+    said = tuple((at, json_lines(claude_says(f"Second {at}"))) for at in range(0, 60, 10))
+    world.scripts["agent"] = Script(output=(*said, (60, json_lines(claude_result()))), ends_at=60)
+    world.set(checkpoint_every_s=15)
+    world.start()
+    world.run()
+
+
+def the_sandbox_is_lost_after_a_checkpoint(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("Still at it."), at=2, ends_at=None)
+    world.set(checkpoint_every_s=15)
+    world.start()
+
+    def lose():
+        if world.run_row["checkpoint"].get("tree"):
+            world.sandboxes.boxes.clear()
+
+    world.run(after_each=lose)
+
+
+def a_run_that_was_given_up_is_replayed(world):
+    well, broken = world.box.open, []
+
+    def broken_at_first(*arguments):
+        if len(world.database.runs) == 1:
+            broken.append(True)
+            raise Bug
+        return well(*arguments)
+
+    def mend():
+        if world.run_row["status"] not in ALIVE:
+            world.replay()
+
+    world.box.open = broken_at_first
+    world.start()
+    world.run(after_each=mend)
+
+
 def the_sandbox_does_not_answer_for_a_while(world):
     world.start()
     silent = []
@@ -280,6 +322,9 @@ STORIES = {
         the_user_cancels_while_the_agent_works,
         the_user_cancels_before_there_is_a_sandbox,
         the_sandbox_is_lost,
+        the_agent_works_long_enough_for_checkpoints,
+        the_sandbox_is_lost_after_a_checkpoint,
+        a_run_that_was_given_up_is_replayed,
         the_sandbox_does_not_answer_for_a_while,
         every_step_fails_until_the_message_is_dead,
     )
@@ -330,7 +375,9 @@ def ending_of(world):
     times = {"started_at", "completed_at", "id", "user_id", "chat_messages"}
     task = {name: value for name, value in world.task.items() if name not in times}
     task["chat"] = [(message["role"], message["content"]) for message in world.task["chat_messages"]]
-    task["error"] = without_seconds(task["error"])
+    task["error"] = without_times(task["error"])
+    if task["execution_metadata"].get("checkpoint_at"):
+        task["execution_metadata"] |= {"checkpoint_at": "some time"}
     kept = ("status", "phase", "error_code", "exit_code", "usage", "agent_session_id", "base_commit", "output_offset")
     return Ending(
         status=task["status"],
@@ -342,10 +389,12 @@ def ending_of(world):
 
 
 def told(world):
-    """The live log; a script's output may come in other pieces, and a deadline some seconds later."""
+    """The live log; a script's output may come in other pieces, a checkpoint and a deadline some seconds later."""
     log = []
     for event in world.events:
-        payload = {name: without_seconds(value) for name, value in event["payload"].items()}
+        if event["kind"] == "changes":
+            continue
+        payload = {name: without_times(value) for name, value in event["payload"].items()}
         if log and event["kind"] == log[-1][0] == "setup_output":
             log[-1] = ("setup_output", {"text": log[-1][1]["text"] + payload["text"]})
         else:
@@ -353,8 +402,8 @@ def told(world):
     return log
 
 
-def without_seconds(value):
-    return re.sub(r"\d+ seconds", "N seconds", value) if isinstance(value, str) else value
+def without_times(value):
+    return re.sub(r"\d+ seconds|\d\d:\d\d UTC", "some time", value) if isinstance(value, str) else value
 
 
 @cache
@@ -381,6 +430,9 @@ EXPECTED = {
     "the_user_cancels_while_the_agent_works": ("cancelled", "cancelled", 1),
     "the_user_cancels_before_there_is_a_sandbox": ("cancelled", "cancelled", 0),
     "the_sandbox_is_lost": ("failed", "sandbox_lost", 1),
+    "the_agent_works_long_enough_for_checkpoints": ("completed", None, 1),
+    "the_sandbox_is_lost_after_a_checkpoint": ("failed", "sandbox_lost", 1),
+    "a_run_that_was_given_up_is_replayed": ("completed", None, 2),
     "the_sandbox_does_not_answer_for_a_while": ("completed", None, 1),
     "every_step_fails_until_the_message_is_dead": ("failed", "internal", 1),
 }
@@ -411,6 +463,8 @@ def test_a_death_anywhere_changes_neither_the_end_nor_leaves_anything_behind(sto
     assert world.sandboxes.boxes == {}
     assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
     assert sum(kind in LAST_EVENTS for kind in world.kinds()) == len(world.database.runs)
+    world.clock.pass_(2 * 24 * 3600 + 1)  # what a replay would need is kept so long
+    assert reap(make_ports(world))["end_stuck_tasks"] == 0
     assert world.database.credentials == {}
     check_secrets(world, by_egress=story.endswith(BY_EGRESS))
 
@@ -426,7 +480,7 @@ def check_secrets(world, *, by_egress):
     assert world.sandboxes.secrets == {}
     for box in world.sandboxes.ever:
         live = {job: [rule.secret.rpartition("-")[2] for rule in network.rules] for job, network in box.started}
-        assert all(live[job] == [] for job in live.keys() - {"clone", "agent"})
+        assert all(live[job] == [] for job in live.keys() - {"clone", "agent"} if not job.startswith("checkpoint"))
         if by_egress:
             assert live.get("agent", ["model"]) == ["model"]
             assert live.get("clone") in (["git"], [], None)  # a follow-up or a retry has no token in these stories

@@ -381,8 +381,9 @@ def test_a_step_looks_often_while_a_run_is_young_and_rarely_when_it_has_become_l
         pause = (world.run_row["next_check_at"] - world.clock.now).total_seconds()
         pauses.setdefault(pause, []).append(age)
 
-    assert sorted(pauses) == [0, 2, 5, 10, 30, 60]  # 0: on to collecting
+    assert sorted(pauses) == [0, 2, 5, 10, 30, 60, 90]  # 0: on to collecting
     assert max(pauses[2]) < 30 <= min(pauses[5])
     assert max(pauses[5]) < 60 <= min(pauses[10])
     assert max(pauses[10]) < 180 <= min(pauses[30])
     assert max(pauses[30]) < 600 <= min(pauses[60])
+    assert max(pauses[60]) < 1200 <= min(pauses[90])

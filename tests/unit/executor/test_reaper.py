@@ -9,9 +9,18 @@ from functions.executor import reaper
 from functions.executor.reaper import SANDBOXES_PER_QUERY, reap
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
-from tests.fakes.sandboxes import FakeSandbox
+from tests.fakes.sandboxes import FakeSandbox, Script
 
 GRACE_S = 5 * 60
+NOTHING_DONE = {
+    "nudge_due_runs": 0,
+    "wake_waiting_runs": 0,
+    "kill_lost_sandboxes": 0,
+    "nudge_runs_without_sandbox": 0,
+    "end_stuck_tasks": 0,
+    "destroy_lost_secrets": 0,
+    "expire_credentials": 0,
+}
 
 
 def stray(world, sandbox_id, run_id, age_s=GRACE_S + 1):
@@ -20,13 +29,7 @@ def stray(world, sandbox_id, run_id, age_s=GRACE_S + 1):
 
 
 def test_nothing_to_do_is_nothing_done(world):
-    assert reap(world.ports) == {
-        "nudge_due_runs": 0,
-        "wake_waiting_runs": 0,
-        "kill_lost_sandboxes": 0,
-        "destroy_lost_secrets": 0,
-        "expire_credentials": 0,
-    }
+    assert reap(world.ports) == NOTHING_DONE
 
 
 def test_a_run_whose_message_was_lost_is_nudged_once_per_grace_period(world):
@@ -99,6 +102,60 @@ def test_a_sandbox_that_cannot_be_killed_does_not_save_the_others(world):
     assert list(world.sandboxes.boxes) == ["a"]
 
 
+def working(world):
+    """A run in whose sandbox an agent is at work; its message is not delivered again."""
+    world.scripts["agent"] = Script(ends_at=None)
+    world.start()
+    world.until(Phase.AGENT)
+    world.deliver()
+    world.waiting.clear()
+    world.queue.sent.clear()
+    return world.run_row
+
+
+def test_a_run_whose_sandbox_e2b_does_not_list_is_looked_at_now(world):
+    row = working(world)
+    world.sandboxes.boxes.clear()
+    world.clock.pass_(reaper.LIST_GRACE_S + 1)
+
+    assert reap(replace(world.ports, settings=replace(world.ports.settings, reaper_grace_s=10_000))) == {
+        **NOTHING_DONE,
+        "nudge_runs_without_sandbox": 1,
+    }
+
+    [(message, delay_s)] = world.queue.sent
+    assert (message.run_id, message.seq, delay_s) == (row["id"], row["seq"], 0)
+    world.run()
+    assert world.run_row["error_code"] == "sandbox_lost"
+
+
+def test_a_run_whose_sandbox_is_listed_or_may_be_too_new_for_the_list_is_left_alone(world):
+    working(world)
+
+    world.clock.pass_(reaper.LIST_GRACE_S + 1)
+    assert reap(world.ports)["nudge_runs_without_sandbox"] == 0
+    world.run_row["updated_at"] = world.clock.now
+    world.sandboxes.boxes.clear()
+    assert reap(world.ports)["nudge_runs_without_sandbox"] == 0
+
+
+def test_a_task_that_got_no_sandbox_in_a_day_ends_and_says_so(world):
+    world.database.limits["running_in_all"] = 0
+    world.start()
+    world.deliver()
+    world.clock.pass_(world.ports.settings.queue_timeout_s - 1)
+    assert reap(world.ports)["end_stuck_tasks"] == 0
+    world.clock.pass_(2)
+
+    assert reap(world.ports)["end_stuck_tasks"] == 1
+
+    assert (world.task["status"], world.run_row["error_code"]) == ("failed", "queue_timeout")
+    assert world.task["error"].startswith("No sandbox became free for the task within 24 hours.")
+    assert world.kinds().count("ended") == 1
+    assert world.database.credentials == {}
+    assert reap(world.ports) == NOTHING_DONE
+
+
 def test_secrets_whose_time_is_over_are_deleted(world):
     world.start()
     for row in world.database.credentials.values():
@@ -112,7 +169,9 @@ def test_secrets_whose_time_is_over_are_deleted(world):
 def test_a_duty_that_fails_is_reported_after_the_others_were_done(world, broken):
     world.start()
     world.queue.sent.clear()
-    world.clock.pass_(3 * 24 * 3600)
+    world.clock.pass_(3600)
+    for row in world.database.credentials.values():
+        row["expires_at"] = world.clock.later(-1)
     stray(world, "stray", str(uuid.uuid4()))
 
     def down(*_, **__):
@@ -146,10 +205,4 @@ def test_the_lambda_entry_answers_what_was_done(world, monkeypatch):
     class Context:
         function_name = memory_limit_in_mb = invoked_function_arn = aws_request_id = "x"
 
-    assert reaper.handler({}, Context()) == {
-        "nudge_due_runs": 0,
-        "wake_waiting_runs": 0,
-        "kill_lost_sandboxes": 0,
-        "destroy_lost_secrets": 0,
-        "expire_credentials": 0,
-    }
+    assert reaper.handler({}, Context()) == NOTHING_DONE

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import zlib
 from dataclasses import replace
 from io import StringIO
 
@@ -9,7 +10,9 @@ import pytest
 
 from functions.executor.agents import AGENTS, ReaderState
 from functions.executor.step import logger
+from shared.domain.binary_patch import blob_id
 from shared.domain.errors import RunFailed
+from shared.domain.patch import parse
 from shared.domain.run import Phase
 from tests.fakes.executor import (
     ANTHROPIC_KEY,
@@ -115,6 +118,34 @@ def test_a_test_string_that_only_looks_like_a_token_stays_in_the_diff_as_the_age
     assert world.database.files[0]["after"] == TOKEN_LIKE
     assert world.task["execution_metadata"]["file_changes"][0]["after"] == TOKEN_LIKE
     assert world.payloads("agent_message") == [{"text": "I wrote [REDACTED]"}]  # a log is no place for shapes
+
+
+def binary_patch(content):
+    """As `git diff --binary` tells of a new file; base85 lines of 52 bytes at most."""
+    packed = zlib.compress(content)
+    lines = [packed[at : at + 52] for at in range(0, len(packed), 52)]
+    letters = [chr(64 + len(line)) if len(line) <= 26 else chr(70 + len(line)) for line in lines]
+    coded = [a + base64.b85encode(line, pad=True).decode() for a, line in zip(letters, lines, strict=True)]
+    head = f"diff --git a/bin b/bin\nnew file mode 100644\nindex {'0' * 40}..{blob_id(content)}\nGIT binary patch\n"
+    return "\n".join([f"{head}literal {len(content)}", *coded, "", "literal 0", "HcmV?d00001", "", ""])
+
+
+@pytest.mark.parametrize("secret", [GIT_TOKEN, ""])
+def test_a_patch_in_which_a_secret_is_packed_is_not_stored(world, secret):
+    content = b"\0" * 100 + secret.encode() + b"\xff"
+    row = changed_file("bin", after=base64.b64encode(content).decode(), encoding="base64")
+    patch = binary_patch(content)
+    assert parse(patch)[0].applied_to(None).content == content
+    world.scripts["collect"] = collects(collected(row, diff="Binary files differ\n", patch=patch))
+    world.start()
+
+    world.run()
+
+    assert world.task["status"] == "completed"
+    assert world.task["git_patch"] == (None if secret else patch)
+    stored_content = base64.b64decode(world.database.files[0]["after"])
+    assert stored_content == content.replace(GIT_TOKEN.encode(), b"[REDACTED]")
+    assert [warning["code"] for warning in world.payloads("warning")] == (["secret_taken_out"] if secret else [])
 
 
 def test_git_repeating_the_token_in_its_complaint_is_not_stored(world):

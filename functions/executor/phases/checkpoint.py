@@ -1,0 +1,98 @@
+"""While the agent works, what it has changed is saved every few minutes: a lost sandbox costs no more than that.
+
+A checkpoint is a collection like the one at the end, detached as well: one look starts it, a later one saves what it
+found. None of its failures is the run's: the next one tries again. What is saved stays the task's result until the run
+ends with a better one.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from functions.executor.errors import SandboxGone
+from functions.executor.jobs import RunFolder
+from functions.executor.phases import collecting
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import AppError
+from shared.domain.run import Event, Run
+from shared.observability import get_logger
+
+logger = get_logger("executor")
+
+TOLD_FILES = 100  # paths in an event
+RESULT_FILE = "checkpoint.json"  # one for all: each replaces the one before
+# Nothing lies apart: of a file that is too large for a row, the patch has what was changed.
+LIMITS = {
+    **collecting.LIMITS,
+    "file_bytes": collecting.LIMITS["row_bytes"],
+    "total_bytes": collecting.LIMITS["rows_bytes"],
+}
+# Nobody waits for it, and the agent's own programs go first.
+LOW_PRIORITY = ("nice", "-n", "10")
+
+
+class Looked(NamedTuple):
+    """What a look comes to: the run's new `checkpoint`, empty where nothing has changed, and what to tell of it."""
+
+    mark: Mapping[str, Any] = MappingProxyType({})
+    events: tuple[Event, ...] = ()
+
+
+def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Looked:
+    """Begin a checkpoint when it is time for one, or save the one that was begun.
+
+    Raises SandboxGone, and nothing else that is foreseen.
+    """
+    mark, now = run.checkpoint, ports.now()
+    try:
+        if mark.get("running"):
+            return _saved(run, ports, secrets, folder)
+        began_at = datetime.fromisoformat(mark["begun_at"]) if mark else run.started_at or now
+        if (now - began_at).total_seconds() < ports.settings.checkpoint_every_s:
+            return Looked()
+        number = mark.get("number", 0) + 1
+        spec = collecting.collector(
+            run, _job(number), folder.path(), out=RESULT_FILE, limits=LIMITS, prefix=LOW_PRIORITY
+        )
+        folder.install()  # the sandbox may be older than this executor, which would not understand each other
+        folder.start(_job(number), spec, wait_s=0)
+        logger.info("checkpoint.begun", extra={"number": number})
+    except SandboxGone:
+        raise
+    except AppError as error:
+        logger.warning("checkpoint.failed", extra=error.for_log())
+        return Looked({**mark, "running": False, "begun_at": now.isoformat()})
+    return Looked({**mark, "number": number, "begun_at": now.isoformat(), "running": True})
+
+
+def kept(mark: Mapping[str, Any]) -> str:
+    """What a run that ends without a result says of its last checkpoint; "" where there is nothing to say."""
+    if not mark.get("files"):
+        return ""
+    return f" What the agent had changed by {datetime.fromisoformat(mark['saved_at']):%H:%M} UTC is kept."
+
+
+def _job(number: int) -> str:
+    return f"checkpoint-{number}"
+
+
+def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Looked:
+    mark = run.checkpoint
+    state = folder.look(_job(mark["number"]))
+    if not state.over and not state.absent:
+        return Looked()
+    ended = {**mark, "running": False}
+    report = collecting.report(state)
+    if report["tree"] == mark.get("tree"):
+        return Looked(ended)
+    found = json.loads(collecting.read_result(folder, RESULT_FILE, report))
+    secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
+    saved_at = datetime.fromisoformat(mark["begun_at"]).isoformat()
+    ports.runs.save_checkpoint(run, secrets.scrub_result(collecting.result(run, found, checkpoint_at=saved_at)))
+    logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report["files"]})
+    told = {name: found[name] for name in ("additions", "deletions")} | {"files": report["files"]}
+    event = Event("changes", {**told, "changed_files": found["changed_files"][:TOLD_FILES]})
+    return Looked({**ended, "tree": report["tree"], "saved_at": saved_at, "files": report["files"]}, (event,))

@@ -1,0 +1,48 @@
+"""Contents that are too large for the result: brought from the sandbox into the database before the run ends."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from functions.executor.jobs import RunFolder
+from functions.executor.ports import Ports
+from functions.executor.scrubbing import StepSecrets
+from shared.domain.contents import ContentPart, is_named, parts_of, together
+from shared.domain.errors import RunFailed
+from shared.domain.run import Run
+
+FOLDER = "contents"
+BUDGET_S = 40  # of a step, which has 120: a file of the sandbox that was begun is stored to its end
+
+Pack = Sequence[Mapping[str, Any]]  # id and size of each content in one of collect.py's files
+
+
+def stored(packs: Sequence[Pack], run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> bool:
+    """Store what is not stored yet. Whether that is all; else the time is over, or somebody else has the run.
+
+    The run's secrets are taken out. Raises RunFailed, Unavailable.
+    """
+    known = ports.runs.stored_contents(run) if packs else set()
+    began = ports.now()
+    for number, pack in enumerate(packs):
+        if known.issuperset(content["id"] for content in pack):
+            continue
+        if (ports.now() - began).total_seconds() > BUDGET_S:
+            return False
+        parts = _parts(folder.read(FOLDER, str(number)), pack, secrets)
+        if not all(ports.runs.store_contents(run, some) for some in together(parts)):
+            return False
+    return True
+
+
+def _parts(raw: bytes, pack: Pack, secrets: StepSecrets) -> Iterator[ContentPart]:
+    for content_id, data in _separate(raw, pack):
+        if not is_named(data, content_id):
+            raise RunFailed("The result was changed while it was read.", error_code="collect_failed")
+        yield from parts_of(content_id, secrets.scrub_bytes(data))
+
+
+def _separate(raw: bytes, pack: Pack) -> Iterable[tuple[str, bytes]]:
+    at = 0
+    for content in pack:
+        yield content["id"], raw[at : at + content["size"]]
+        at += content["size"]

@@ -1,0 +1,57 @@
+"""Keys as their makers issue them are known by their shape, and what only looks a little like one is not."""
+
+import re
+
+import pytest
+
+from shared.domain.key_shapes import KEY_SHAPES
+
+WORD = "a1B2c3D4" * 10  # joined here, so that no scanner of this repository takes them for keys
+KEYS = {
+    "a GitHub token": ["ghp_" + WORD[:36], "ghs_" + WORD[:40], "github_pat_" + WORD[:22] + "_" + WORD[:59]],
+    "a GitLab token": ["glpat-" + WORD[:20]],
+    "an Anthropic key": ["sk-ant-" + "api03-" + WORD],
+    "an OpenAI key": ["sk-" + WORD[:48], "sk-proj-" + WORD, "sk-svcacct-" + WORD],
+    "an AWS access key": ["AKIA" + "ABCDEFGH12345678", "ASIA" + "ABCDEFGH12345678"],
+    "a Google API key": ["AIza" + WORD[:35]],
+    "a Slack token": ["xoxb-" + "123456789012-" + WORD[:24]],
+    "a Stripe key": ["sk_live_" + WORD[:24]],
+    "an npm token": ["npm_" + WORD[:36]],
+    "an E2B key": ["e2b_" + "0123456789abcdef" * 2 + "01234567"],
+    "a Supabase secret key": ["sb_secret_" + WORD[:31]],
+    "a key of this service": ["ac_" + WORD[:43]],
+    "a private key": ["-----BEGIN " + kind + "PRIVATE KEY-----" for kind in ("", "RSA ", "OPENSSH ", "ENCRYPTED ")],
+}
+HARMLESS = (
+    "ghp_" + "short",
+    "the task-" + WORD[:20],
+    "AKIA" + "abcdefgh12345678",
+    "XAKIA" + "ABCDEFGH12345678",
+    "-----BEGIN PUBLIC KEY-----",
+    "-----BEGIN CERTIFICATE-----",
+    "risk-" + "averse-and-otherwise-sensible-people",
+    "ac_" + WORD[:20],
+)
+
+
+def kinds_of(text):
+    return [kind for kind, shape in KEY_SHAPES.items() if re.search(shape.encode(), text.encode())]
+
+
+def test_every_shape_has_an_example():
+    assert KEYS.keys() == KEY_SHAPES.keys()
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in KEYS.items() for key in keys])
+def test_a_key_has_one_kind_also_in_the_middle_of_a_line(kind, key):
+    for text in (key, f"KEY='{key}'\n", f"https://x:{key}@y"):
+        assert kinds_of(text) == [kind]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_key_is_none(text):
+    assert kinds_of(text) == []
+
+
+def test_a_shape_has_no_group_by_which_its_kind_would_be_taken_for_another():
+    assert all(re.compile(shape).groups == 0 for shape in KEY_SHAPES.values())
