@@ -17,13 +17,17 @@ from e2b import Sandbox, SandboxException
 from e2b import Secret as KeptSecret
 from e2b.exceptions import SecretException
 
+from functions.executor.errors import InjectionUnavailable, SandboxGone
 from functions.executor.phases.handover import STAND_IN
+from functions.executor.ports import StoredSecret
 from functions.executor.reaper import reap
 from functions.executor.sandbox import E2BSandboxes
 from shared.domain.network import HeaderRule, SandboxNetwork
 from shared.domain.run import Phase
 from shared.domain.secret import Secret
+from tests.fakes.clock import FakeClock
 from tests.fakes.executor import ANTHROPIC_KEY, GIT_TOKEN, SESSION, World
+from tests.fakes.sandboxes import FakeSandboxes
 from tests.integration.e2b_servers import API_KEY, Server, speak_to
 
 BASIC = base64.b64encode(f"x-access-token:{GIT_TOKEN}".encode()).decode()
@@ -275,26 +279,58 @@ def test_the_reaper_destroys_what_ended_runs_have_left_and_nothing_of_another_de
     assert secrets_left() == sorted(["of-somebody-else", "run-9-git", f"run-{active}-git"])
 
 
-# --- the adapter
+# --- the adapter, and the fake of it that the unit tests use
 
 
-def test_a_secret_that_is_there_already_is_replaced(server):
-    sandboxes = e2b()
+@pytest.fixture(params=["real", "fake"])
+def sandboxes(request):
+    """Sandboxes of a team with secrets and rules."""
+    if request.param == "fake":
+        return FakeSandboxes(FakeClock(), team_has={"secrets", "rules"})
+    request.getfixturevalue("server")
+    return e2b()
+
+
+@pytest.fixture(params=["real", "fake"])
+def sandboxes_without(request):
+    """Those of a team without."""
+    if request.param == "fake":
+        return FakeSandboxes(FakeClock())
+    request.getfixturevalue("server_without")
+    return e2b()
+
+
+def test_a_secret_that_is_there_already_is_replaced(sandboxes):
     sandboxes.store_secret("run-1-git", "1", Secret("old"))
     sandboxes.store_secret("run-1-git", "1", Secret("new"))
 
-    assert KeptSecret.get_info("run-1-git").version == 2
-    assert [(stored.name, stored.run_id) for stored in sandboxes.list_secrets()] == [("run-1-git", "1")]
+    assert list(sandboxes.list_secrets()) == [StoredSecret(name="run-1-git", run_id="1")]
 
 
-def test_destroying_twice_is_as_good_as_once(server):
-    sandboxes = e2b()
+def test_destroying_twice_is_as_good_as_once(sandboxes):
     sandboxes.store_secret("run-1-git", "1", Secret("x"))
 
     sandboxes.destroy_secret("run-1-git")
     sandboxes.destroy_secret("run-1-git")
 
     assert list(sandboxes.list_secrets()) == []
+
+
+def test_a_sandbox_that_is_gone_has_no_network_to_set(sandboxes):
+    for network in (SandboxNetwork(("github.com",)), SandboxNetwork(("github.com",), (RULE,))):
+        with pytest.raises(SandboxGone):
+            sandboxes.set_network("neverwas", network)
+
+    sandboxes.store_secret("run-1-git", "1", Secret("x"))  # it says nothing of the team
+
+
+def test_a_team_without_any_of_it_is_told_so_and_has_no_secrets(sandboxes_without):
+    for _ in range(2):
+        with pytest.raises(InjectionUnavailable):
+            sandboxes_without.store_secret("run-1-git", "1", Secret("x"))
+    sandboxes_without.destroy_secret("run-1-git")
+
+    assert list(sandboxes_without.list_secrets()) == []
 
 
 def test_a_rule_names_its_secret_and_is_gone_with_the_next_network(server):
