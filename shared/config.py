@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.domain.errors import Misconfigured
+from shared.domain.network import PACKAGE_REGISTRIES, is_public_host
 from shared.domain.secret import Secret
 
 T = TypeVar("T")
@@ -18,6 +19,10 @@ T = TypeVar("T")
 PRODUCTION = "production"
 DEFAULT_MAX_COST_USD = 10.0
 TOKEN_EXCHANGES = ("strict", "session-bound", "compat")
+SANDBOX_NETWORKS = ("restricted", "open")
+# How secrets get to where they are needed: put into requests outside the sandbox where the E2B team can, always so, or
+# as files that the sandbox's own user cannot read.
+SANDBOX_SECRETS = ("auto", "egress", "file")
 MIN_JWT_SECRET_BYTES = 32  # RFC 7518 §3.2: a key of at least the hash's size
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]+)?(/.*)?")
@@ -107,6 +112,9 @@ class ExecutorSettings:
     repo_origins: frozenset[str]
     e2b_api_key: Secret
     e2b_template: str
+    sandbox_network: str
+    sandbox_registries: tuple[str, ...]
+    sandbox_secrets: str
     sandbox_lease_s: int
     step_lease_s: int
     run_timeout_s: int
@@ -144,6 +152,9 @@ class ExecutorSettings:
             repo_origins=frozenset(read.origins("REPO_ORIGINS", "https://github.com")),
             e2b_api_key=read.secret("E2B_API_KEY"),
             e2b_template=read.text("E2B_TEMPLATE", "async-code-agents"),
+            sandbox_network=read.one_of("SANDBOX_NETWORK", SANDBOX_NETWORKS),
+            sandbox_registries=read.hosts("SANDBOX_REGISTRIES", PACKAGE_REGISTRIES),
+            sandbox_secrets=read.one_of("SANDBOX_SECRETS", SANDBOX_SECRETS),
             sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=300),  # a look, a minute, a look that is late
             step_lease_s=read.number("STEP_LEASE_S", 150, least=5),
             # The longest that E2B lets a sandbox live: an hour with the free plan, a day with the paid one.
@@ -250,6 +261,16 @@ class _Reader:
         values = tuple(origin.strip().rstrip("/") for origin in self.text(name, default).split(",") if origin.strip())
         if not all(_ORIGIN.fullmatch(value) for value in values):
             self.problem(f"{name} must be origins such as https://github.com, separated by commas")
+        return values
+
+    def hosts(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """The word `none` stands for an empty list."""
+        text = self.optional(name)
+        if text is None or text == "none":
+            return () if text else default
+        values = tuple(host.strip().lower() for host in text.split(",") if host.strip())
+        if not all(map(is_public_host, values)):
+            self.problem(f"{name} must be none, or hosts such as pypi.org or *.example.org, separated by commas")
         return values
 
     def check_origins(self, environment: str, origins: frozenset[str]) -> None:

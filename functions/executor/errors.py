@@ -22,3 +22,12 @@ class CommandFailed(AppError):
 
     def __init__(self, exit_code: int, stderr: str) -> None:
         super().__init__("A program in the sandbox failed.", exit_code=exit_code, stderr=stderr[-2000:])
+
+
+class InjectionUnavailable(AppError):
+    """The E2B team lacks secrets, or rules that put them into requests: hand over as files instead."""
+
+    code = "injection_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("E2B does not offer egress injection to this team.", reason=reason)

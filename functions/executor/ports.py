@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Protocol
 
 from shared.config import ExecutorSettings
+from shared.domain.network import SandboxNetwork
 from shared.domain.ports import RunQueue, RunStore, SecretBox
 from shared.domain.run import Run
+from shared.domain.secret import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,14 @@ class SandboxInfo:
     id: str
     run_id: str
     started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSecret:
+    """A secret of this deployment that is kept at E2B for a run. Nobody can read its value there."""
+
+    name: str
+    run_id: str
 
 
 class Workbench(Protocol):
@@ -38,7 +48,7 @@ class Sandboxes(Protocol):
         """The id of the run's sandbox, running or paused."""
         ...
 
-    def create(self, run: Run) -> str: ...
+    def create(self, run: Run, network: SandboxNetwork) -> str: ...
 
     def attach(self, sandbox_id: str) -> Workbench:
         """The running sandbox, its life extended; a paused one is resumed."""
@@ -53,6 +63,25 @@ class Sandboxes(Protocol):
         ...
 
     def list_ours(self) -> Iterator[SandboxInfo]: ...
+
+    def set_network(self, sandbox_id: str, network: SandboxNetwork) -> None:
+        """From now on it may reach this, and nothing of what was set before. Raises InjectionUnavailable for rules."""
+        ...
+
+    def store_secret(self, name: str, run_id: str, value: Secret) -> None:
+        """Keep the value for HeaderRules; one of the same name is replaced. Raises InjectionUnavailable.
+
+        That is remembered, whether secrets or rules were refused: E2B is not asked again as long as this object lives.
+        """
+        ...
+
+    def destroy_secret(self, name: str) -> None:
+        """It may be gone already, or never have been."""
+        ...
+
+    def list_secrets(self) -> Iterator[StoredSecret]:
+        """Those of this deployment; none where the team lacks them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

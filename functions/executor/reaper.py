@@ -5,7 +5,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from functions.executor.ports import Ports, SandboxInfo
+from functions.executor.ports import Ports, SandboxInfo, StoredSecret
 from functions.executor.step import logger, nudge, wake_waiting_runs
 from functions.executor.wiring import ports
 from shared.domain.errors import AppError, RunFailed
@@ -79,6 +79,29 @@ def end_stuck_tasks(ports: Ports) -> int:
     return ports.runs.end_stuck(waited_s=ports.settings.queue_timeout_s, waited=waited, orphaned=ORPHANED)
 
 
+def destroy_lost_secrets(ports: Ports) -> int:
+    """Destroy secrets that E2B keeps for runs of ours that have ended, or were deleted."""
+    stored = list(ports.sandboxes.list_secrets())
+    destroyed = 0
+    for start in range(0, len(stored), SANDBOXES_PER_QUERY):
+        batch = stored[start : start + SANDBOXES_PER_QUERY]
+        # A secret is needed while its run is active, as the run's sandbox is.
+        needed = ports.runs.needed({secret.name: secret.run_id for secret in batch})
+        destroyed += sum(_destroyed(secret, ports) for secret in batch if secret.name not in needed)
+    return destroyed
+
+
+def _destroyed(secret: StoredSecret, ports: Ports) -> bool:
+    lost = {"secret": secret.name, "run_id": secret.run_id}
+    try:
+        ports.sandboxes.destroy_secret(secret.name)
+    except AppError as error:
+        logger.error("secret.reap_failed", extra={**lost, **error.for_log()})
+        return False
+    logger.warning("secret.reaped", extra=lost)
+    return True
+
+
 def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
     """One that cannot be killed now is no reason to let the others live; the next minute tries again."""
     lost = {"sandbox_id": sandbox.id, "run_id": sandbox.run_id}
@@ -100,6 +123,7 @@ DUTIES = (
     nudge_due_runs,
     wake_waiting_runs,
     kill_lost_sandboxes,
+    destroy_lost_secrets,
     nudge_runs_without_sandbox,
     end_stuck_tasks,
     expire_credentials,

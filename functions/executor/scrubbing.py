@@ -12,7 +12,7 @@ from shared.domain.errors import CannotOpen, RunFailed
 from shared.domain.patch import BadPatch, parse
 from shared.domain.ports import OwnersEnvironment
 from shared.domain.preferences import AgentPreferences, read_preferences
-from shared.domain.project import read_project_env
+from shared.domain.project import read_project_env, read_project_network
 from shared.domain.redaction import Redactor
 from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run
 from shared.domain.secret import SealedFor, Secret
@@ -69,6 +69,10 @@ class StepSecrets:
         env, problems = read_project_env(self._run.agent, self._owners.project_env)
         self._remember(AgentPreferences(env=env))
         return env, problems
+
+    def project_network(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The hosts that the run's project wants to reach, and a sentence for each that was left out. No secrets."""
+        return read_project_network(self._owners.project_network)
 
     @cached_property
     def _owners(self) -> OwnersEnvironment:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from functions.executor.phases import PHASES, agent, checkpoint
+from functions.executor.phases import PHASES, agent, checkpoint, handover
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import AppError, RunFailed
@@ -78,6 +78,7 @@ def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
         outcome = _must_end(run, ports, secrets) or PHASES[run.phase](run, ports, secrets)
+        handover.left(run, outcome, ports, secrets)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
         return ended_early(run, error.error_code, str(error))
@@ -125,6 +126,10 @@ def end_run(run: Run, end: Finish, ports: Ports) -> None:
         logger.warning("run.fence_lost", extra={"seq": run.seq})
         return
     logger.info("run.ended", extra={"status": end.status, "error_code": end.error_code})
+    try:
+        handover.destroy(run, ports)
+    except AppError as error:  # the reaper will
+        logger.warning("secret.not_destroyed", extra=error.for_log())
     if run.sandbox_id:
         leave = ports.sandboxes.pause if end.keep_sandbox_s else ports.sandboxes.kill
         try:

@@ -23,6 +23,9 @@ def arguments() -> argparse.Namespace:
         "--extra-path", type=Path, action="append", default=[], help="folder put first on PATH in every sandbox"
     )
     parser.add_argument("--isolation", choices=["auto", "bubblewrap", "process"], default="auto")
+    parser.add_argument(
+        "--injection", action="store_true", help="offer secrets and rules; they are recorded and have no effect"
+    )
     return parser.parse_args()
 
 
@@ -41,7 +44,7 @@ def main() -> None:
     if not api_key:
         sys.exit("E2B_API_KEY is not set")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    app = create_server(options.root, api_key, options.extra_path, options.isolation)
+    app = create_server(options.root, api_key, options.extra_path, options.isolation, injection=options.injection)
     listener = listen(options.port)
     print(f"E2B_API_URL=http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(

@@ -1,9 +1,13 @@
-"""E2B's REST API as far as the SDK 2.63 uses it for sandboxes: create, connect, list, pause, time out, kill.
+"""E2B's REST API as far as the SDK 2.63 uses it: sandboxes are created, found, paused, timed out and killed; secrets.
 
 Differences to the real one, on purpose:
 
-- `network` is checked, kept and shown, but **not enforced**: every sandbox reaches what this machine reaches.
-- Rules that transform requests, and secrets, are refused as for a team without those features.
+- `network` is checked, kept and shown, but **not enforced**: every sandbox reaches what this machine reaches, and no
+  request gets a header. For that, its processes would need a network of their own, which takes rights that the server
+  does not have everywhere, or a proxy that all of them respect, which git, the agents and whatever these start do not;
+  and a rule names a host, where all services of the local stack are one.
+- So rules that transform requests, and secrets, are refused as for a team without those features. `injection` offers
+  them all the same, for tests of whoever uses them: they are then checked, and written into a journal (GET /journal).
 - Snapshots, forks, templates, volumes, metrics and logs are not offered (501). Any template id is accepted.
 """
 
@@ -24,18 +28,15 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local.e2b.box import BoxGone
+from local.e2b.egress import check_network, secrets_in
+from local.e2b.rest import ApiError, error_response, field, json_body, texts
 from local.e2b.sandboxes import AlreadyPaused, Fleet, InvalidTimeout, NotFound, Sandbox, Wish
+from local.e2b.secrets_api import SecretsApi
 
 ENVD_VERSION = "0.6.4"  # switches SDK features: octet-stream uploads (0.5.7), file metadata (0.6.2)
 DEFAULT_TIMEOUT_S = 15  # the API's own, for a client that names none; the SDK always does
 PAGE_SIZE = 100
 IDEMPOTENCY_KEY = re.compile(r"[a-z0-9-]{1,255}")
-
-
-class ApiError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class ApiKeyGuard:
@@ -54,8 +55,12 @@ class ApiKeyGuard:
 
 
 class ControlPlane:
-    def __init__(self, fleet: Fleet) -> None:
+    """`injection`: whether the team may have secrets and rules."""
+
+    def __init__(self, fleet: Fleet, *, injection: bool) -> None:
         self._fleet = fleet
+        self._injection = injection
+        self._secrets = SecretsApi(fleet.journal, offered=injection)
 
     def mount(self, api_key: str) -> Mount:
         one = "/sandboxes/{sandbox_id}"
@@ -68,7 +73,8 @@ class ControlPlane:
             Route(f"{one}/timeout", self.set_timeout, methods=["POST"]),
             Route(f"{one}/pause", self.pause, methods=["POST"]),
             Route(f"{one}/network", self.update_network, methods=["PUT"]),
-            Route("/secrets{rest:path}", no_secrets, methods=["GET", "POST", "DELETE"]),
+            *self._secrets.routes(),
+            *([Route("/journal", self.show_journal, methods=["GET"])] if self._fleet.journal.on else []),
             Route("/{rest:path}", not_offered, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
         return Mount("/", routes=routes, middleware=[Middleware(ApiKeyGuard, api_key=api_key)])
@@ -76,7 +82,7 @@ class ControlPlane:
     async def create(self, request: Request) -> Response:
         body = await json_body(request)
         network = field(body, "network", dict, None)
-        refuse_rules(network)
+        self._check(network)
         wish = Wish(
             template=field(body, "templateID", str, "base"),
             timeout_s=field(body, "timeout", int, DEFAULT_TIMEOUT_S),
@@ -90,7 +96,9 @@ class ControlPlane:
         key = request.headers.get("idempotency-key")
         if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
             raise ApiError(400, "Idempotency-Key must be 1 to 255 characters of a-z, 0-9 and -")
-        return JSONResponse(handle_of(await self._fleet.create(wish, key)), 201)
+        sandbox = await self._fleet.create(wish, key)
+        self._fleet.journal.note("create", sandbox_id=sandbox.id, body=body)
+        return JSONResponse(handle_of(sandbox), 201)
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
@@ -130,23 +138,25 @@ class ControlPlane:
         """Replaces the whole network configuration: what the request leaves out is cleared."""
         body = await json_body(request)
         sandbox = self._fleet.get(request.path_params["sandbox_id"])
-        refuse_rules(body)
+        self._check(body)
+        self._fleet.journal.note("update_network", sandbox_id=sandbox.id, body=body)
         sandbox.allow_internet_access = field(body, "allow_internet_access", bool, None)
         sandbox.network = {name: value for name, value in body.items() if name != "allow_internet_access"}
         return Response(status_code=204)
 
+    async def show_journal(self, _request: Request) -> Response:
+        """Not E2B's: what happened here, for tests."""
+        return JSONResponse(self._fleet.journal.entries())
 
-async def no_secrets(_request: Request) -> Response:
-    raise ApiError(403, "Secrets are not available for your team.")
+    def _check(self, network: Mapping[str, Any] | None) -> None:
+        """Raises ApiError. A placeholder without its secret is taken, as by E2B: requests then lack the header."""
+        check_network(network or {}, has_rules=self._injection)
+        if unknown := [name for name in secrets_in((network or {}).get("rules")) if not self._secrets.has(name)]:
+            self._fleet.journal.note("unknown_secrets", names=unknown)
 
 
 async def not_offered(request: Request) -> Response:
     raise ApiError(501, f"The local E2B server does not offer {request.method} {request.url.path}")
-
-
-def refuse_rules(network: Mapping[str, Any] | None) -> None:
-    if network and network.get("rules"):
-        raise ApiError(400, "Network transform rules are not available for your team.")
 
 
 # --- what the SDK reads ------------------------------------------------------------------------------------------
@@ -249,38 +259,7 @@ def number(text: str | None, default: int) -> int:
         raise ApiError(400, "limit is not a number") from error
 
 
-async def json_body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.body() or b"{}")
-    except ValueError as error:
-        raise ApiError(400, "The body is not JSON") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "The body is not a JSON object")
-    return body
-
-
-def field(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
-    """A typed field of a body; absent and null mean the default."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ApiError(400, f"{name} is not of type {kind.__name__}")
-    return value
-
-
-def texts(body: Mapping[str, Any], name: str) -> dict[str, str]:
-    value: dict[Any, Any] = field(body, name, dict, {})
-    if not all(isinstance(text, str) for text in value.values()):
-        raise ApiError(400, f"{name} may hold only strings")
-    return value
-
-
 # --- errors ------------------------------------------------------------------------------------------------------
-
-
-def error_response(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"code": status, "message": message}, status)
 
 
 def on_error(request: Request, error: Exception) -> Response:

@@ -31,6 +31,7 @@ from local.e2b.envd import (
     user_of,
 )
 from local.e2b.isolation import DEFAULT_USER
+from local.e2b.journal import CONTENT_CHARS
 from local.e2b.sandboxes import Fleet, NotFound, Sandbox
 
 CHUNK_BYTES = 256 * 1024
@@ -154,7 +155,8 @@ class Files:
             async with request.form() as form:
                 files = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
                 written = [
-                    await store(sandbox, user, path or part.filename or "", metadata, parts_of(part)) for part in files
+                    await self._store(sandbox, user, path or part.filename or "", metadata, parts_of(part))
+                    for part in files
                 ]
         elif path is None:
             return file_error(400, "path query parameter is required for raw body upload")
@@ -162,8 +164,19 @@ class Files:
             body: AsyncIterator[bytes] = request.stream()
             if request.headers.get("content-encoding") == "gzip":
                 body = gunzipped(body)
-            written = [await store(sandbox, user, path, metadata, body)]
+            written = [await self._store(sandbox, user, path, metadata, body)]
         return JSONResponse(written)
+
+    async def _store(
+        self, sandbox: Sandbox, user: str, path: str, metadata: dict[str, str], content: AsyncIterator[bytes]
+    ) -> dict[str, Any]:
+        journal = self._fleet.journal
+        if not journal.on:
+            return await store(sandbox, user, path, metadata, content)
+        beginning = bytearray()
+        written = await store(sandbox, user, path, metadata, copied(content, beginning))
+        journal.note("upload", sandbox_id=sandbox.id, path=path, content=beginning.decode("latin-1"))
+        return written
 
 
 async def store(
@@ -178,6 +191,13 @@ async def store(
     finally:
         os.close(fd)
     return {"type": "file", **reply.value}
+
+
+async def copied(content: AsyncIterator[bytes], beginning: bytearray) -> AsyncIterator[bytes]:
+    """The same content, of which the beginning is put aside."""
+    async for chunk in content:
+        beginning += chunk[: CONTENT_CHARS - len(beginning)]
+        yield chunk
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -31,6 +31,10 @@ class ProcessService(Process):
 
     async def start(self, request: pb.StartRequest, ctx: Context) -> AsyncIterator[pb.StartResponse]:
         sandbox = self._sandbox(ctx)
+        asked = request.process or pb.ProcessConfig()
+        self._fleet.journal.note(
+            "start", sandbox_id=sandbox.id, cmd=asked.cmd, args=list(asked.args), envs=dict(asked.envs)
+        )
         listener = Listener()
         try:
             command = await sandbox.commands.start(spec_of(request, sandbox, ctx), listener)

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from local.e2b.box import Box, BoxGone, Refused, close_all, kill_marked, remove_tree
 from local.e2b.commands import CommandTable
 from local.e2b.isolation import Bubblewrap, Isolation, PlainProcess
+from local.e2b.journal import Journal
 
 logger = logging.getLogger("local.e2b")
 
@@ -100,7 +101,10 @@ class Sandbox:
 class Fleet:
     """All sandboxes below one folder. Use from one event loop, between `open` and `close`."""
 
-    def __init__(self, root: Path, extra_path: Sequence[Path], isolation: IsolationChoice) -> None:
+    def __init__(
+        self, root: Path, extra_path: Sequence[Path], isolation: IsolationChoice, journal: Journal | None = None
+    ) -> None:
+        self.journal = journal or Journal()
         self._root = root.resolve()
         self._extra_path = [path.absolute() for path in extra_path]
         self._choice = isolation
@@ -204,6 +208,7 @@ class Fleet:
         async with sandbox.changing:
             if self._sandboxes.pop(sandbox_id, None) is None:
                 raise NotFound(sandbox_id)
+            self.journal.note("killed", sandbox_id=sandbox_id)
             stop_timer(sandbox)
             sandbox.commands.cut_listeners()
             await sandbox.box.kill()

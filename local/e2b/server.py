@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 from local.e2b.control_plane import EXPECTED_ERRORS, ControlPlane, on_error
 from local.e2b.envd import EnvdGuard, not_running
 from local.e2b.filesystem_service import Files, FilesystemService
+from local.e2b.journal import Journal
 from local.e2b.process_service import ProcessService
 from local.e2b.sandboxes import Fleet, IsolationChoice, NotFound
 
@@ -27,15 +28,18 @@ def create_server(
     api_key: str,
     extra_path: Sequence[Path] = (),
     isolation: IsolationChoice = "auto",
+    *,
+    injection: bool = False,
 ) -> Starlette:
     """An ASGI application that keeps its sandboxes below `root`.
 
     `extra_path` names folders of this machine that every sandbox finds first on its PATH, read-only: the agents'
     command lines. `isolation` "auto" takes bubblewrap where it works and warns where it does not; "bubblewrap"
-    insists. Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
+    insists. `injection` offers secrets and rules, which are checked and recorded, but put into no request: for tests.
+    Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
     or NotADirectoryError; its shutdown kills every sandbox.
     """
-    fleet = Fleet(root, extra_path, isolation)
+    fleet = Fleet(root, extra_path, isolation, Journal(on=injection))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -62,7 +66,7 @@ def create_server(
             Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
             Route("/files", Files(fleet).serve, methods=["GET", "POST"]),
             Route("/health", health),
-            ControlPlane(fleet).mount(api_key),
+            ControlPlane(fleet, injection=injection).mount(api_key),
         ],
         exception_handlers=dict.fromkeys(EXPECTED_ERRORS, on_error),
         lifespan=lifespan,

@@ -181,7 +181,11 @@ class SupabaseRunStore:
         """
         with speaking_our_errors():
             found = call(self._client, "run_environment", {"p_run_id": run.id}) or {}
-        return OwnersEnvironment(_object(found.get("preferences")), _object(found.get("project_env")))
+        return OwnersEnvironment(
+            _object(found.get("preferences")),
+            _object(found.get("project_env")),
+            _object(found.get("project_network") or "null"),
+        )
 
     def expire_credentials(self) -> int:
         """Delete sealed secrets that have expired or whose run has ended. How many."""

@@ -278,10 +278,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class OwnersEnvironment:
-    """What a run's owner wants its programs to find, unchecked; {} for nothing. See shared/domain/preferences.py."""
+    """What a run's owner wants its programs to find, unchecked; {} for nothing. See shared/domain/preferences.py.
+
+    `project_network` (None: nothing) are the hosts that they may reach, too: shared/domain/network.py.
+    """
 
     preferences: object
     project_env: object
+    project_network: object = None
 
 
 class RunStore(Protocol):

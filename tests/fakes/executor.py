@@ -182,7 +182,14 @@ class World:
     # --- arranging
 
     def start(
-        self, *, token: str | None = GIT_TOKEN, user_id: str | None = None, setup_script=None, env=None, **changes
+        self,
+        *,
+        token: str | None = GIT_TOKEN,
+        user_id: str | None = None,
+        setup_script=None,
+        env=None,
+        network=None,
+        **changes,
     ):
         """A task whose first message is in the queue; the message."""
         user_id, credential_id = user_id or str(uuid.uuid4()), str(uuid.uuid4())
@@ -200,7 +207,9 @@ class World:
             trace_id="trace-1",
         )
         task = replace(task, **changes)
-        started = self.database.create_task(user_id, task, setup_script=setup_script, project_env=env)
+        started = self.database.create_task(
+            user_id, task, setup_script=setup_script, project_env=env, project_network=network
+        )
         message = RunMessage(task_id=started.task_id, run_id=started.run_id, seq=0, user_id=user_id, trace_id="trace-1")
         self.queue.send(message)
         return message
@@ -255,7 +264,7 @@ class World:
         reaper_at = self.clock.now
         for _ in range(self.patience):
             self._take_sent()
-            if not self.waiting and not self._alive() and not self.sandboxes.boxes:
+            if not (self.waiting or self._alive() or self.sandboxes.boxes or self.sandboxes.secrets):
                 return
             reaper_at = max(reaper_at, self.clock.now)
             if self.waiting and self.waiting[0][0] <= reaper_at:

@@ -90,7 +90,13 @@ class FakeRunDatabase:
         return FakeRunStore(self, lease_s, run_timeout_s)
 
     def create_task(
-        self, user_id: str, task: NewTask, *, setup_script: str | None = None, project_env: object = None
+        self,
+        user_id: str,
+        task: NewTask,
+        *,
+        setup_script: str | None = None,
+        project_env: object = None,
+        project_network: object = None,
     ) -> StartedRun:
         task_id = next(self.ids)
         self.tasks[task_id] = EMPTY_TASK | {
@@ -101,6 +107,7 @@ class FakeRunDatabase:
             "target_branch": task.branch,
             "setup_script": setup_script,  # of the project
             "project_env": project_env,
+            "project_network": project_network,
             "chat_messages": [self._chat_message("user", task.prompt)],
         }
         if task.credential:
@@ -347,8 +354,9 @@ class FakeRunStore:
         return row["sealed"] if row and row["user_id"] == run.user_id else None
 
     def environment(self, run: Run) -> OwnersEnvironment:
-        project_env = self.database.tasks[run.task_id]["project_env"]
-        return OwnersEnvironment(self.database.preferences.get(run.user_id) or {}, project_env or {})
+        task = self.database.tasks[run.task_id]
+        preferences = self.database.preferences.get(run.user_id)
+        return OwnersEnvironment(preferences or {}, task["project_env"] or {}, task["project_network"])
 
     def expire_credentials(self) -> int:
         runs = self.database.runs.values()

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from functions.executor.errors import CommandFailed, SandboxGone
-from functions.executor.ports import SandboxInfo
+from functions.executor.errors import CommandFailed, InjectionUnavailable, SandboxGone
+from functions.executor.ports import SandboxInfo, StoredSecret
 from shared.domain.errors import RunFailed
+from shared.domain.network import OPEN_NETWORK, SandboxNetwork
 from shared.domain.run import Run
+from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 
 TERMINATED = 128 + 15
@@ -122,6 +124,8 @@ class FakeSandbox:
     uploads: list[tuple[str, bytes]] = field(default_factory=list)  # everything that ever came in
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
+    network: SandboxNetwork = OPEN_NETWORK
+    started: list[tuple[str, SandboxNetwork]] = field(default_factory=list)  # each job, and the network of that moment
 
     def clock(self) -> datetime:
         """Time as its jobs see it."""
@@ -146,7 +150,10 @@ class FakeSandbox:
 
 @dataclass
 class FakeSandboxes:
-    """E2B. `scripts` says what each job of a new sandbox does; `down` is raised by everything while it is set."""
+    """E2B. `scripts` says what each job of a new sandbox does; `down` is raised by everything while it is set.
+
+    `team_has` names what of egress injection E2B offers: "secrets", "rules".
+    """
 
     now: FakeClock
     scripts: dict[str, Script] = field(default_factory=dict)
@@ -154,19 +161,27 @@ class FakeSandboxes:
     created: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     last: FakeSandbox | None = None  # the one created last, also when it is gone
+    ever: list[FakeSandbox] = field(default_factory=list)
     down: Exception | None = None
     lease_s: float = 900
+    team_has: set[str] = field(default_factory=set)
+    secrets: dict[str, tuple[StoredSecret, Secret]] = field(default_factory=dict)
+    secrets_stored: list[str] = field(default_factory=list)  # every name, each time
+    asked_in_vain: int = 0
+    refused: bool = False
 
     def find(self, run_id: str) -> str | None:
         self._answer()
         return next((box.id for box in self.boxes.values() if box.run_id == run_id), None)
 
-    def create(self, run: Run) -> str:
+    def create(self, run: Run, network: SandboxNetwork = OPEN_NETWORK) -> str:
         self._answer()  # a second one for the same run: how long E2B remembers the idempotency key is not known
         self.created.append(f"sbx{len(self.created) + 1}")
         lease_until = self.now() + timedelta(seconds=self.lease_s)
         self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now, lease_until)
+        self.last.network = network
         self.boxes[self.last.id] = self.last
+        self.ever.append(self.last)
         return self.last.id
 
     def attach(self, sandbox_id: str) -> "FakeWorkbench":
@@ -187,6 +202,34 @@ class FakeSandboxes:
         self._answer()
         for box in list(self.boxes.values()):
             yield SandboxInfo(id=box.id, run_id=box.run_id, started_at=box.started_at)
+
+    def set_network(self, sandbox_id: str, network: SandboxNetwork) -> None:
+        box = self._box(sandbox_id)
+        if network.rules:
+            self._offer("rules")
+        box.network = network
+
+    def store_secret(self, name: str, run_id: str, value: Secret) -> None:
+        if self.refused:
+            raise InjectionUnavailable("as before")
+        self._answer()
+        self._offer("secrets")
+        self.secrets_stored.append(name)
+        self.secrets[name] = (StoredSecret(name=name, run_id=run_id), value)
+
+    def destroy_secret(self, name: str) -> None:
+        self._answer()
+        self.secrets.pop(name, None)
+
+    def list_secrets(self) -> Iterator[StoredSecret]:
+        self._answer()
+        yield from [stored for stored, _ in self.secrets.values()]
+
+    def _offer(self, feature: str) -> None:
+        if feature not in self.team_has:
+            self.refused = True
+            self.asked_in_vain += 1
+            raise InjectionUnavailable("not available for your team")
 
     def _answer(self) -> None:
         if self.down:
@@ -243,6 +286,7 @@ class FakeWorkbench:
         for secrets in filter(None, (limits["secret_env_file"], limits["secret_home_file"])):
             del box.files[f"{job_dir}/{secrets}"]
         job = job_dir.rpartition("/")[2]
+        box.started.append((job, box.network))
         script = box.scripts.get(job) or box.scripts[job.rpartition("-")[0]]  # one for all the checkpoints
         box.jobs[job_dir] = FakeJob(script, limits, box.clock(), box.clock)
 

@@ -153,9 +153,10 @@ class FakeDatabase(_Handles):
         user_id = user_id or self.new_user()
         return user_id, self.rows.create_task(user_id, new_task(**changes))
 
-    def start_in_project(self, *, env):
+    def start_in_project(self, *, env=None, network=None):
+        project = {"project_env": stored(env), "project_network": stored(network)}
         user_id = self.new_user()
-        return user_id, self.rows.create_task(user_id, new_task(), project_env=stored(env))
+        return user_id, self.rows.create_task(user_id, new_task(), **project)
 
     def retry(self, user_id, started):
         return self.rows.retry(started.task_id)

@@ -1,45 +1,24 @@
 """E2BSandboxes through the real SDK against the local E2B server: what the executor's steps build on."""
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 from e2b import Sandbox, SandboxState
 
-from functions.executor.errors import CommandFailed, SandboxGone
+from functions.executor.errors import CommandFailed, InjectionUnavailable, SandboxGone
 from functions.executor.jobs import JobSpec, RunFolder
 from functions.executor.sandbox import E2BSandboxes
 from shared.domain.errors import RunFailed, Unavailable
+from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
 from shared.domain.run import AgentName, Phase, Run, RunStatus
 from shared.domain.secret import Secret
+from tests.integration.e2b_servers import API_KEY, Server, speak_to
 
-PROJECT = Path(__file__).parents[2]
-API_KEY = "e2b_local_key"
 DEPLOYMENT = "test"
 LEASE_S = 300
 PATIENCE_S = 30
-# Two sandboxes a page, so that a handful of them fill several.
-SERVER = "import local.e2b.control_plane as c; c.PAGE_SIZE = 2; from local.e2b.__main__ import main; main()"
-
-
-class Server:
-    def __init__(self, folder):
-        argv = [sys.executable, "-c", SERVER, "--root", f"{folder}/root"]
-        env = {**os.environ, "E2B_API_KEY": API_KEY}
-        with Path(folder, "log").open("a") as log:
-            self.process = subprocess.Popen(argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
-        name, _, self.url = self.process.stdout.readline().strip().partition("=")
-        assert name == "E2B_API_URL", Path(folder, "log").read_text()
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(PATIENCE_S)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +35,6 @@ def server(running_server, monkeypatch):
     yield running_server
     for sandbox in all_sandboxes():
         Sandbox.kill(sandbox.sandbox_id)
-
-
-def speak_to(server, monkeypatch):
-    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
-        monkeypatch.setenv(name, server.url)
-    monkeypatch.setenv("E2B_API_KEY", API_KEY)
 
 
 def all_sandboxes():
@@ -101,7 +74,7 @@ def new_run():
 
 @pytest.fixture
 def bench(sandboxes):
-    return sandboxes.attach(sandboxes.create(new_run()))
+    return sandboxes.attach(sandboxes.create(new_run(), OPEN_NETWORK))
 
 
 # --- one sandbox per run
@@ -110,23 +83,23 @@ def bench(sandboxes):
 def test_creating_twice_for_the_same_run_gives_the_same_sandbox(sandboxes):
     run = new_run()
 
-    assert sandboxes.create(run) == sandboxes.create(run)
+    assert sandboxes.create(run, OPEN_NETWORK) == sandboxes.create(run, OPEN_NETWORK)
     assert len(all_sandboxes()) == 1
-    assert sandboxes.create(new_run()) != sandboxes.find(run.id)
+    assert sandboxes.create(new_run(), OPEN_NETWORK) != sandboxes.find(run.id)
 
 
 def test_a_runs_sandbox_is_found_by_the_run(sandboxes):
     run = new_run()
     assert sandboxes.find(run.id) is None
 
-    created = sandboxes.create(run)
+    created = sandboxes.create(run, OPEN_NETWORK)
 
     assert sandboxes.find(run.id) == created
 
 
 def test_a_sandbox_says_whose_it_is_and_outlives_the_call(sandboxes):
     run = new_run()
-    info = Sandbox.get_info(sandboxes.create(run))
+    info = Sandbox.get_info(sandboxes.create(run, OPEN_NETWORK))
 
     assert info.metadata == {
         "app": "async-code",
@@ -140,7 +113,7 @@ def test_a_sandbox_says_whose_it_is_and_outlives_the_call(sandboxes):
 
 
 def test_a_sandbox_whose_lease_is_over_pauses_instead_of_dying(sandboxes):
-    info = Sandbox.get_info(sandboxes.create(new_run()))
+    info = Sandbox.get_info(sandboxes.create(new_run(), OPEN_NETWORK))
 
     assert dict(info.lifecycle) == {"on_timeout": "pause", "auto_resume": False}
 
@@ -149,7 +122,7 @@ def test_a_sandbox_whose_lease_is_over_pauses_instead_of_dying(sandboxes):
 
 
 def test_attaching_extends_the_lease(sandboxes):
-    created = e2b(lease_s=60).create(new_run())
+    created = e2b(lease_s=60).create(new_run(), OPEN_NETWORK)
     before = Sandbox.get_info(created).end_at
 
     sandboxes.attach(created)
@@ -159,7 +132,7 @@ def test_attaching_extends_the_lease(sandboxes):
 
 def test_a_sandbox_that_is_looked_at_outlives_its_lease_and_one_that_is_not_pauses(server):
     sandboxes = e2b(lease_s=2)
-    looked_at, forgotten = sandboxes.create(new_run()), sandboxes.create(new_run())
+    looked_at, forgotten = sandboxes.create(new_run(), OPEN_NETWORK), sandboxes.create(new_run(), OPEN_NETWORK)
     started_at = Sandbox.get_info(looked_at).started_at
 
     for _ in range(8):
@@ -175,7 +148,7 @@ def test_a_sandbox_that_is_looked_at_outlives_its_lease_and_one_that_is_not_paus
 
 def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):
     run = new_run()
-    created = sandboxes.create(run)
+    created = sandboxes.create(run, OPEN_NETWORK)
     sandboxes.attach(created).upload({"kept": b"still here"})
     Sandbox.pause(created)
     assert sandboxes.find(run.id) == created
@@ -185,7 +158,7 @@ def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):
 
 def test_pausing_twice_is_as_good_as_once_and_one_that_is_gone_cannot_be(sandboxes):
     run = new_run()
-    created = sandboxes.create(run)
+    created = sandboxes.create(run, OPEN_NETWORK)
 
     sandboxes.pause(created)
     sandboxes.pause(created)
@@ -196,7 +169,7 @@ def test_pausing_twice_is_as_good_as_once_and_one_that_is_gone_cannot_be(sandbox
 
 
 def test_a_sandbox_that_was_killed_is_gone(sandboxes):
-    created = sandboxes.create(new_run())
+    created = sandboxes.create(new_run(), OPEN_NETWORK)
     sandboxes.kill(created)
 
     with pytest.raises(SandboxGone, match="The sandbox was lost"):
@@ -205,7 +178,7 @@ def test_a_sandbox_that_was_killed_is_gone(sandboxes):
 
 def test_killing_twice_is_as_good_as_once(sandboxes):
     run = new_run()
-    created = sandboxes.create(run)
+    created = sandboxes.create(run, OPEN_NETWORK)
 
     sandboxes.kill(created)
     sandboxes.kill(created)
@@ -215,7 +188,7 @@ def test_killing_twice_is_as_good_as_once(sandboxes):
 
 
 def test_one_that_is_killed_while_it_is_used_is_not_taken_for_gone_until_attaching_says_so(sandboxes):
-    created = sandboxes.create(new_run())
+    created = sandboxes.create(new_run(), OPEN_NETWORK)
     bench = sandboxes.attach(created)
     sandboxes.kill(created)
 
@@ -227,7 +200,7 @@ def test_one_that_is_killed_while_it_is_used_is_not_taken_for_gone_until_attachi
 
 
 def test_one_that_is_paused_while_it_is_used_goes_on_with_the_next_step(sandboxes):
-    created = sandboxes.create(new_run())
+    created = sandboxes.create(new_run(), OPEN_NETWORK)
     bench = sandboxes.attach(created)
     Sandbox.pause(created)
 
@@ -281,7 +254,7 @@ def test_a_command_that_does_not_end_is_given_up(bench):
 
 def test_a_job_runs_on_between_two_attachments(sandboxes):
     run = new_run()
-    created = sandboxes.create(run)
+    created = sandboxes.create(run, OPEN_NETWORK)
     folder = RunFolder(sandboxes.attach(created), run.id)
     folder.install()
     spec = JobSpec(argv=("sh", "-c", "echo one; sleep 1; echo two"), user="agent", timeout_s=60)
@@ -297,8 +270,8 @@ def test_a_job_runs_on_between_two_attachments(sandboxes):
 
 def test_all_of_this_deployments_sandboxes_are_listed_over_all_pages_and_nobody_elses(sandboxes):
     runs = [new_run() for _ in range(5)]
-    ours = {sandboxes.create(run): run.id for run in runs}
-    e2b(deployment="production").create(new_run())
+    ours = {sandboxes.create(run, OPEN_NETWORK): run.id for run in runs}
+    e2b(deployment="production").create(new_run(), OPEN_NETWORK)
     Sandbox.create("agents", metadata={"app": "somebody-elses", "deployment": DEPLOYMENT})
     Sandbox.create("agents")
     Sandbox.pause(next(iter(ours)))
@@ -311,7 +284,7 @@ def test_all_of_this_deployments_sandboxes_are_listed_over_all_pages_and_nobody_
 
 def test_another_deployments_sandbox_of_the_same_run_is_not_found(sandboxes):
     run = new_run()
-    e2b(deployment="production").create(run)
+    e2b(deployment="production").create(run, OPEN_NETWORK)
 
     assert sandboxes.find(run.id) is None
 
@@ -330,7 +303,7 @@ def nobody_there(monkeypatch):
     "use",
     [
         lambda sandboxes: sandboxes.find("x"),
-        lambda sandboxes: sandboxes.create(new_run()),
+        lambda sandboxes: sandboxes.create(new_run(), OPEN_NETWORK),
         lambda sandboxes: sandboxes.attach("x"),
         lambda sandboxes: sandboxes.kill("x"),
         lambda sandboxes: list(sandboxes.list_ours()),
@@ -346,7 +319,7 @@ def test_a_server_that_goes_down_under_an_attached_sandbox_is_unavailable(monkey
     with tempfile.TemporaryDirectory(prefix="e2b-") as folder:
         server = Server(folder)
         speak_to(server, monkeypatch)
-        bench = e2b().attach(e2b().create(new_run()))
+        bench = e2b().attach(e2b().create(new_run(), OPEN_NETWORK))
         server.stop()
 
         with pytest.raises(Unavailable):
@@ -355,7 +328,9 @@ def test_a_server_that_goes_down_under_an_attached_sandbox_is_unavailable(monkey
             bench.read("x")
 
 
-@pytest.mark.parametrize("use", [lambda s: s.find("x"), lambda s: s.create(new_run()), lambda s: s.attach("x")])
+@pytest.mark.parametrize(
+    "use", [lambda s: s.find("x"), lambda s: s.create(new_run(), OPEN_NETWORK), lambda s: s.attach("x")]
+)
 def test_a_wrong_key_fails_the_run_in_the_words_of_the_contract(server, use):
     with pytest.raises(RunFailed) as failure:
         use(e2b(api_key=Secret("e2b_wrong")))
@@ -363,3 +338,63 @@ def test_a_wrong_key_fails_the_run_in_the_words_of_the_contract(server, use):
     assert str(failure.value) == "Invalid E2B API key. Please check your E2B_API_KEY environment variable."
     assert failure.value.error_code == "sandbox_auth"
     assert "e2b_wrong" not in str(failure.value.for_log())
+
+
+# --- the network, and a team without secrets and rules (with them: test_egress_injection.py)
+
+RULE = HeaderRule(host="github.com", header="Authorization", scheme="Basic ", secret="run-1-git")
+
+
+def test_a_sandbox_may_reach_what_it_was_made_for_and_is_reached_by_nobody(sandboxes):
+    network = SandboxNetwork(("github.com", "*.example.org", "127.0.0.1"))
+
+    info = Sandbox.get_info(sandboxes.create(new_run(), network))
+
+    assert info.network["allow_out"] == list(network.hosts)
+    assert info.network["deny_out"] == ["0.0.0.0/0"]
+    assert info.network["allow_public_traffic"] is False
+    assert "rules" not in info.network
+
+
+def test_an_open_network_has_no_limits(sandboxes):
+    assert Sandbox.get_info(sandboxes.create(new_run(), OPEN_NETWORK)).network == {"allow_public_traffic": False}
+
+
+def test_a_network_takes_the_place_of_the_one_before(sandboxes):
+    created = sandboxes.create(new_run(), SandboxNetwork(("github.com",)))
+
+    sandboxes.set_network(created, SandboxNetwork(("example.org",)))
+    assert Sandbox.get_info(created).network["allow_out"] == ["example.org"]
+    sandboxes.set_network(created, OPEN_NETWORK)
+    assert "allow_out" not in (Sandbox.get_info(created).network or {})
+
+
+def test_the_network_of_a_sandbox_that_is_gone_cannot_be_set(sandboxes):
+    with pytest.raises(SandboxGone):
+        sandboxes.set_network("neverwas", SandboxNetwork(("github.com",)))
+
+
+def test_a_team_without_secrets_is_told_so_and_asked_once(sandboxes, monkeypatch):
+    with pytest.raises(InjectionUnavailable) as first:
+        sandboxes.store_secret("run-1-git", "1", Secret("hush"))
+    assert "not available for your team" in first.value.context["reason"]
+
+    with monkeypatch.context() as patch:
+        patch.setenv("E2B_API_URL", "http://127.0.0.1:9")  # where nobody answers
+        with pytest.raises(InjectionUnavailable):
+            sandboxes.store_secret("run-1-git", "1", Secret("hush"))
+
+
+def test_a_team_without_rules_is_told_so_and_stores_no_more_secrets(sandboxes):
+    created = sandboxes.create(new_run(), OPEN_NETWORK)
+
+    with pytest.raises(InjectionUnavailable):
+        sandboxes.set_network(created, SandboxNetwork(("github.com",), (RULE,)))
+    with pytest.raises(InjectionUnavailable, match="does not offer"):
+        sandboxes.store_secret("run-1-git", "1", Secret("hush"))
+
+
+def test_a_team_without_secrets_has_none_to_destroy(sandboxes):
+    sandboxes.destroy_secret("run-1-git")
+
+    assert list(sandboxes.list_secrets()) == []

@@ -758,7 +758,7 @@ def test_the_network_configuration_is_kept_and_replaced_as_a_whole(make_sandbox)
 
 
 def test_transform_rules_and_secrets_are_not_available_for_the_team(server, sandbox):
-    rules = {"rules": {"example.com": [{"transform": {"headers": {"x": "y"}}}]}, "allow_out": ["example.com"]}
+    rules = {"rules": {"example.com": [{"transform": {"headers": {"x": "y"}}}]}}
 
     with pytest.raises(SandboxException, match="not available for your team"):
         Sandbox.create("base", network=rules)

@@ -514,6 +514,15 @@ def test_the_variables_of_the_runs_project_come_as_they_were_written(db):
     assert db.runs.environment(db.claimed()).project_env == {}
 
 
+@pytest.mark.parametrize("wanted", [["db.example.org", 5], "example.org", {"a": 1}, None])
+def test_the_hosts_of_the_runs_project_come_as_they_were_written(db, wanted):
+    user_id, started = db.start_in_project(network=wanted)
+    run = db.runs.claim(db.message(user_id, started)).run
+
+    assert db.runs.environment(run).project_network == wanted
+    assert db.runs.environment(db.claimed()).project_network is None
+
+
 @pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 6000], ids=["brackets", "digits"])
 def test_preferences_that_no_program_can_read_are_no_object_and_no_error(supabase_gateway, value):
     db = RealDatabase(supabase_gateway)

@@ -2,6 +2,7 @@ import pytest
 
 from shared.config import ApiSettings, ExecutorSettings
 from shared.domain.errors import Misconfigured
+from shared.domain.network import PACKAGE_REGISTRIES
 from shared.domain.secret import Secret
 
 BOTH = {
@@ -106,3 +107,33 @@ def test_supabase_s_issuer_follows_from_its_address_unless_it_is_named():
 
     assert ApiSettings.from_env(API).supabase_jwt_issuer == f"{API['SUPABASE_URL']}auth/v1"
     assert ApiSettings.from_env(API | named).supabase_jwt_issuer == named["SUPABASE_JWT_ISSUER"]
+
+
+def test_sandboxes_are_restricted_and_secrets_stay_outside_where_that_is_possible():
+    settings = ExecutorSettings.from_env(EXECUTOR)
+
+    assert (settings.sandbox_network, settings.sandbox_secrets) == ("restricted", "auto")
+    assert settings.sandbox_registries == PACKAGE_REGISTRIES
+
+
+@pytest.mark.parametrize(
+    ("given", "registries"),
+    [("none", ()), ("PyPI.org, *.example.org,", ("pypi.org", "*.example.org")), ("", PACKAGE_REGISTRIES)],
+)
+def test_the_list_of_registries_can_be_replaced(given, registries):
+    assert ExecutorSettings.from_env(EXECUTOR | {"SANDBOX_REGISTRIES": given}).sandbox_registries == registries
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SANDBOX_NETWORK", "closed"),
+        ("SANDBOX_SECRETS", "never"),
+        ("SANDBOX_REGISTRIES", "https://pypi.org"),
+        ("SANDBOX_REGISTRIES", "0.0.0.0/0"),
+        ("SANDBOX_REGISTRIES", "10.0.0.1"),
+    ],
+)
+def test_a_sandbox_setting_that_means_nothing_is_refused(name, value):
+    with pytest.raises(Misconfigured, match=name):
+        ExecutorSettings.from_env(EXECUTOR | {name: value})

@@ -7,8 +7,8 @@ from connectrpc.errors import ConnectError
 from e2b import exceptions
 from e2b.sandbox.commands.command_handle import CommandExitException
 
-from functions.executor.errors import SandboxGone
-from functions.executor.sandbox import _speaking_our_errors
+from functions.executor.errors import InjectionUnavailable, SandboxGone
+from functions.executor.sandbox_errors import refused, speaking_our_errors
 from shared.domain.errors import AppError, RunFailed, Unavailable
 
 WRONG_KEY = "Invalid E2B API key. Please check your E2B_API_KEY environment variable."
@@ -50,7 +50,7 @@ CLASSES = {
 
 def spoken(error, **how):
     """What comes out when `error` is raised inside; it must be one of ours, and say where it came from."""
-    with pytest.raises(AppError) as raised, _speaking_our_errors(**how):
+    with pytest.raises(AppError) as raised, speaking_our_errors(**how):
         raise error
     assert raised.value.__cause__ is error
     return raised.value
@@ -149,14 +149,51 @@ def test_a_refusal_of_a_sandbox_in_use_does_not_claim_that_it_could_not_be_creat
     assert str(ours) == "The E2B sandbox refused a request: Max instance length exceeded"
 
 
+@pytest.mark.parametrize(
+    ("message", "becomes"),
+    [
+        ("403: Secrets are not available for your team.", "injection_unavailable"),
+        ("400: No more secrets", "injection_unavailable"),
+        ("404: not found", "injection_unavailable"),
+        ("501: b''", LATER),
+        ("409: A secret of this name exists", LATER),
+        ("500: oops", LATER),
+        ("Secret run-1-git not found", LATER),  # it was destroyed in between
+    ],
+)
+def test_a_secret_that_is_refused_for_good_is_handed_over_in_the_other_way(message, becomes):
+    ours = spoken(exceptions.SecretException(message), refusal=InjectionUnavailable)
+
+    assert (LATER if isinstance(ours, Unavailable) else ours.code) == becomes
+
+
+@pytest.mark.parametrize(
+    ("status", "becomes"),
+    [(400, InjectionUnavailable), (403, InjectionUnavailable), (429, Unavailable), (500, Unavailable)],
+)
+def test_rules_that_are_refused_for_good_likewise(status, becomes):
+    error = exceptions.SandboxException(f"{status}: not available for your team", status_code=status)
+
+    assert isinstance(spoken(error, refusal=InjectionUnavailable), becomes)
+
+
+def test_a_network_that_is_refused_for_good_fails_the_run():
+    ours = spoken(exceptions.SandboxException("400: invalid allowed address", status_code=400), refusal=refused)
+
+    assert (ours.error_code, str(ours)) == (
+        "sandbox_refused",
+        "The E2B sandbox refused a request: 400: invalid allowed address",
+    )
+
+
 def test_a_command_that_exits_non_zero_and_our_own_errors_pass_untouched():
     for error in (CommandExitException("", "", 3, None), Unavailable("later"), SandboxGone()):
-        with pytest.raises(type(error)) as raised, _speaking_our_errors():
+        with pytest.raises(type(error)) as raised, speaking_our_errors():
             raise error
         assert raised.value is error
 
 
 def test_the_end_of_the_process_is_nobodys_to_catch():
     for error in (KeyboardInterrupt(), SystemExit()):
-        with pytest.raises(type(error)), _speaking_our_errors():
+        with pytest.raises(type(error)), speaking_our_errors():
             raise error

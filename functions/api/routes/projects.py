@@ -97,7 +97,8 @@ Settings = Annotated[
     Field(
         examples=[{"setup_script": "npm ci"}],
         description="Yours to fill, up to 256 KiB. `setup_script`, up to 64 KiB, runs in a sandbox before the agent; "
-        "`env` (`{NAME: value}`) is there for both. You can read its values back.",
+        "`env` (`{NAME: value}`) is there for both. You can read its values back. `network` lists hosts, such as "
+        "`db.example.org` or `*.example.org`, that both may reach beside git host, model and package registries.",
     ),
 ]
 

@@ -117,6 +117,11 @@ class Agent(Protocol):
         ...
 
     @property
+    def key_header(self) -> tuple[str, str]:
+        """Where its program puts the model key: the header, and what stands there before it."""
+        ...
+
+    @property
     def secret_files(self) -> tuple[str, ...]:
         """The paths below the home where its command may want `home_files`."""
         ...

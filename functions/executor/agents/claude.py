@@ -66,6 +66,7 @@ TITLES = {
 class Claude:
     name = AgentName.CLAUDE
     title = "Claude"
+    key_header = ("x-api-key", "")
     secret_files = (CREDENTIALS_FILE,)
 
     def command(

@@ -46,6 +46,7 @@ CHANGES = {"add": "Write", "update": "Edit", "delete": "Delete"}
 class Codex:
     name = AgentName.CODEX
     title = "Codex/GPT"
+    key_header = ("Authorization", "Bearer ")
     secret_files = (PROFILE_FILE,)
 
     def command(

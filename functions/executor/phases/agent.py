@@ -5,8 +5,8 @@ from typing import Any
 
 from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases import checkpoint
-from functions.executor.phases.bench import WORK_TREE, folder_of
+from functions.executor.phases import checkpoint, handover
+from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
@@ -17,7 +17,7 @@ from shared.domain.preferences import AgentPreferences
 from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
 from shared.domain.secret import Secret
 
-JOB = "agent"
+JOB = AGENT_JOB
 CANCELLED = "The task was cancelled."
 END_WAIT_S = 2  # an agent that has said its last word ends within it, and the step need not be taken again
 DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is read: 2 MB
@@ -32,7 +32,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     folder = folder_of(run, ports)
     state = folder.look(JOB, offset=run.output_offset, diary=_diary(run))
     if state.absent:
-        state = folder.start(JOB, _job(run, ports, preferences))
+        state = folder.start(JOB, _job(run, ports, secrets, preferences))
     seen = _Seen(run, ports, state)
     seen.drain(folder)
     if not (seen.reader.result or seen.state.over) and too_dear(run, usage_of(seen.reader), ports.settings):
@@ -123,7 +123,7 @@ def _diary(run: Run) -> Diary | None:
     return AGENTS[run.agent].diary(ReaderState.from_json(run.reader_state))
 
 
-def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
+def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPreferences) -> JobSpec:
     settings = ports.settings
     key, base_url, model = model_access(run.agent, settings, preferences)
     command = AGENTS[run.agent].command(
@@ -134,10 +134,11 @@ def _job(run: Run, ports: Ports, preferences: AgentPreferences) -> JobSpec:
         resume=run.agent_session_id,
         preferences=preferences,
     )
+    key_env, secret_key_env = handover.model_key(run, key, command.secret_env, ports, secrets)
     return JobSpec(
         argv=command.argv,
-        env=command.env,
-        secret_env={**command.own_env, **(dict.fromkeys(command.secret_env, key) if key else {})},
+        env={**command.env, **key_env},
+        secret_env={**command.own_env, **secret_key_env},
         home_files=command.home_files,
         stdin=run.prompt,
         user="agent",

@@ -1,14 +1,17 @@
-"""The run's folder in its running sandbox."""
+"""What a run works on: its folder in its running sandbox, and its repository."""
 
 from functions.executor.errors import SandboxGone
 from functions.executor.jobs import RunFolder
 from functions.executor.ports import Ports
+from shared.domain.errors import InvalidInput, RunFailed
+from shared.domain.repository import Repository
 from shared.domain.run import Run
 
 # Where clone.py puts the agent's working copy, below the agent's home, and the pristine one, beside the run's folder: a
 # follow-up in the same sandbox has a folder of its own.
 WORK_TREE = "repo"
 BASE_GIT = "../base.git"
+AGENT_JOB = "agent"
 CLONE_JOB = "clone"  # its output stays: what it reported can be read again
 
 
@@ -17,3 +20,11 @@ def folder_of(run: Run, ports: Ports) -> RunFolder:
     if run.sandbox_id is None:
         raise SandboxGone(run_id=run.id)
     return RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id)
+
+
+def repository_of(run: Run, ports: Ports) -> Repository:
+    """Raises RunFailed for one that may not be cloned: a user may have called the database without the API's checks."""
+    try:
+        return Repository.parse(run.repo_url, origins=ports.settings.repo_origins)
+    except InvalidInput as error:
+        raise RunFailed(str(error), error_code="repository_refused") from error

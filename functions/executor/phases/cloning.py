@@ -5,14 +5,14 @@ from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases import setup
+from functions.executor.phases import handover, setup
 from functions.executor.phases.agent import model_access
-from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of
+from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of, repository_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import InvalidInput, RunFailed
-from shared.domain.repository import Repository, branch_name
+from shared.domain.repository import branch_name
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
 JOB = CLONE_JOB
@@ -48,13 +48,14 @@ def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str
 
 
 def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
-    # The row is not trusted: a user may have called the database function without the API's checks.
+    repository = repository_of(run, ports)
     try:
-        repository = Repository.parse(run.repo_url, origins=ports.settings.repo_origins)
-        branch = branch_name(run.branch)
+        branch = branch_name(run.branch)  # of the same row, which is not trusted
     except InvalidInput as error:
         raise RunFailed(str(error), error_code="repository_refused") from error
     token = secrets.git_token()
+    by_egress = token is not None and handover.git_by_egress(run, repository, token, ports, secrets)
+    token_file = token if not by_egress else None
     patch = _patch(run, ports)
     spec = {
         "url": repository.url,
@@ -62,14 +63,14 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
         "commit": run.base_commit,
         "patch_file": f"{JOB}/{PATCH_FILE}" if patch else None,
         "depth": ports.settings.clone_depth,
-        "token_file": f"{JOB}/{TOKEN_FILE}" if token else None,
+        "token_file": f"{JOB}/{TOKEN_FILE}" if token_file else None,
         "base_git": BASE_GIT,
         "work_tree": WORK_TREE,
         "timeout_s": ports.settings.clone_timeout_s,
     }
     files = {"spec.json": json.dumps(spec).encode()}
-    if token:
-        files[TOKEN_FILE] = token.reveal().encode()
+    if token_file:
+        files[TOKEN_FILE] = token_file.reveal().encode()
     if patch:
         files[PATCH_FILE] = patch.encode()
     return JobSpec(
@@ -77,6 +78,7 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
         user="root",
         cwd=folder.path(),
         timeout_s=ports.settings.clone_timeout_s + 30,
+        env=handover.TRUSTING_E2B if by_egress else {},
         files=files,
     )
 

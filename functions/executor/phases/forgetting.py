@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from functions.executor.agents import AGENTS
 from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases.bench import WORK_TREE
+from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
+from functions.executor.phases.handover import was_in_sandbox
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.run import AgentName, Run
@@ -33,7 +34,11 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Job
         AgentName.CLAUDE: ports.settings.anthropic_api_key,
         AgentName.CODEX: ports.settings.openai_api_key,
     }[run.agent]
-    users = [*preferences.secrets(), secrets.git_token()]
+    # What never came into the sandbox is not brought there now.
+    if not was_in_sandbox(folder, AGENT_JOB, ports):
+        ours = None
+    token = secrets.git_token() if was_in_sandbox(folder, CLONE_JOB, ports) else None
+    users = [*preferences.secrets(), token]
     spec = {"files": AGENTS[run.agent].secret_files, "work_tree": WORK_TREE}
     return JobSpec(
         argv=("python3", "forget.py", f"{JOB}/spec.json"),

@@ -10,8 +10,10 @@ from functions.executor.agents import ReaderState
 from functions.executor.errors import SandboxGone
 from functions.executor.jobs import RunFolder
 from functions.executor.phases.agent import model_access
+from functions.executor.phases.handover import network_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret
 from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunKind
 
@@ -24,30 +26,32 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Resume the sandbox that was kept, or find or create one; bring our programs into it, and save its id."""
     preferences, problems = secrets.preferences()
     _, _, model = model_access(run.agent, ports.settings, preferences)  # a run that cannot succeed costs no sandbox
-    _, unsound = secrets.project_env()
+    network = network_of(run, ports, secrets)
+    unsound = (*secrets.project_env()[1], *secrets.project_network()[1])
     warnings = (
         *_left_out("your preferences", problems),
         *_left_out("the project's settings", unsound),
         *_own_access(preferences),
     )
     events = tuple(Event("warning", {"text": text}) for text in warnings)
-    if _resumed(run, ports):
+    if _resumed(run, network, ports):
         before = ReaderState.from_json(run.reader_state)
         reader = ReaderState.start(workdir=before.workdir, model=run.model or model, previous=before)
         return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
-    sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run)
+    sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run, network)
     RunFolder(ports.sandboxes.attach(sandbox_id), run.id).install()
     changes: dict[str, Any] = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
     return Advance(phase=Phase.CLONING, changes=changes, events=events)
 
 
-def _resumed(run: Run, ports: Ports) -> bool:
+def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
     """Whether the run goes on in the sandbox that was handed down to it; one that is of no use is killed."""
     if run.sandbox_id is None:
         return False
     if run.kind is RunKind.FOLLOW_UP and run.attempt <= MAX_RESUMES:
         try:
             RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id).install()
+            ports.sandboxes.set_network(run.sandbox_id, network)
         except SandboxGone:
             return False
         return True

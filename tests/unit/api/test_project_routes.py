@@ -159,6 +159,12 @@ REFUSED = [
     ({"settings": "x"}, "settings must be an object"),
     ({"settings": [1]}, "settings must be an object"),
     ({"settings": {"setup_script": 5}}, "settings.setup_script must be a string or null"),
+    ({"settings": {"network": "example.org"}}, "settings.network must be a list of hosts."),
+    (
+        {"settings": {"network": ["0.0.0.0/0"]}},
+        "settings.network: entry 1 must be a public host such as example.org or *.example.org, or an IPv4 address, "
+        "without scheme, port and path.",
+    ),
     (
         {"settings": {"setup_script": "é" * (MAX_SETUP_SCRIPT_BYTES // 2) + "x"}},
         "settings.setup_script may have at most 65536 bytes",

@@ -3,8 +3,11 @@
 Each story is told once to count the calls; then once more for each call and side, with the process dying there. What
 follows is what AWS does: the message comes again after its visibility timeout, the reaper each minute, the dead-letter
 queue in the end.
+
+Most stories are told of a team without egress injection; those named "... by egress" of one that has it.
 """
 
+import base64
 import re
 from datetime import timedelta
 from functools import cache
@@ -18,7 +21,9 @@ from functions.executor.step import logger
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.executor import (
+    ANTHROPIC_KEY,
     CLAUDE_INIT,
+    GIT_TOKEN,
     Script,
     World,
     changed_file,
@@ -326,9 +331,24 @@ STORIES = {
 }
 
 
+BY_EGRESS, WITHOUT_RULES = " by egress", " without rules"
+TEAMS = {BY_EGRESS: {"secrets", "rules"}, WITHOUT_RULES: {"secrets"}}
+# Those in which a secret is given and taken back in a way of their own
+ABOUT_SECRETS = (
+    "all_goes_well",
+    "the_clone_is_refused",
+    "the_user_cancels_while_the_agent_works",
+    "the_sandbox_is_lost",
+    "a_follow_up_goes_on_in_the_same_sandbox",
+)
+TOLD = [*STORIES, *(f"{story}{BY_EGRESS}" for story in ABOUT_SECRETS), f"all_goes_well{WITHOUT_RULES}"]
+
+
 def tell(story, tripwire):
     """The world at the story's end."""
+    story, _, team = story.partition(" ")
     world = WatchedWorld(tripwire)
+    world.sandboxes.team_has = TEAMS.get(f" {team}", set())
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=5)
     world.scripts["collect"] = collects(collected(changed_file("new.txt"), changed_file("src/other.txt")))
     level = logger.log_level
@@ -418,15 +438,15 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", TOLD)
 def test_the_undisturbed_story_ends_as_it_should(story):
     _, ending, sandboxes = undisturbed(story)
 
-    assert (ending.status, ending.run["error_code"], sandboxes) == EXPECTED[story]
+    assert (ending.status, ending.run["error_code"], sandboxes) == EXPECTED[story.partition(" ")[0]]
 
 
 def every_death():
-    for story in STORIES:
+    for story in TOLD:
         for index, call in enumerate(undisturbed(story)[0]):
             for side in SIDES:
                 yield pytest.param(story, index, side, id=f"{story}-{index}-{side}-{call}")
@@ -446,6 +466,26 @@ def test_a_death_anywhere_changes_neither_the_end_nor_leaves_anything_behind(sto
     world.clock.pass_(2 * 24 * 3600 + 1)  # what a replay would need is kept so long
     assert reap(make_ports(world))["end_stuck_tasks"] == 0
     assert world.database.credentials == {}
+    check_secrets(world, by_egress=story.endswith(BY_EGRESS))
+
+
+LITERALS = [
+    text.encode()
+    for text in (GIT_TOKEN, base64.b64encode(f"x-access-token:{GIT_TOKEN}".encode()).decode(), ANTHROPIC_KEY)
+]
+
+
+def check_secrets(world, *, by_egress):
+    """None is left at E2B; each was in use for its own job only, and by egress none ever came into a sandbox."""
+    assert world.sandboxes.secrets == {}
+    for box in world.sandboxes.ever:
+        started = ((job, network) for job, network in box.started if "checkpoint" not in job)  # made beside the agent
+        live = {job: [rule.secret.rpartition("-")[2] for rule in network.rules] for job, network in started}
+        assert all(live[job] == [] for job in live.keys() - {"clone", "agent"})
+        if by_egress:
+            assert live.get("agent", ["model"]) == ["model"]
+            assert live.get("clone") in (["git"], [], None)  # a follow-up or a retry has no token in these stories
+            assert not any(literal in data for literal in LITERALS for _, data in box.uploads)
 
 
 class Storm(Tripwire):
@@ -461,12 +501,14 @@ class Storm(Tripwire):
 
 
 @pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("team", ["", BY_EGRESS, WITHOUT_RULES])
 @pytest.mark.parametrize("story", ["all_goes_well", "the_user_cancels_while_the_agent_works"])
-def test_in_a_storm_of_deaths_a_run_still_ends_once_with_one_sandbox_and_none_left(story, seed):
-    world = tell(story, Storm(seed))
+def test_in_a_storm_of_deaths_a_run_still_ends_once_with_one_sandbox_and_none_left(story, team, seed):
+    world = tell(f"{story}{team}", Storm(seed))
 
     assert world.task["status"] in {"completed", "failed", "cancelled"}
     assert len(world.sandboxes.created) == 1
     assert world.sandboxes.boxes == {}
     assert [event["seq"] for event in world.events] == list(range(1, len(world.events) + 1))
     assert sum(kind in LAST_EVENTS for kind in world.kinds()) == 1
+    check_secrets(world, by_egress=team == BY_EGRESS)

@@ -1,0 +1,51 @@
+"""A local E2B server in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+PROJECT = Path(__file__).parents[2]
+API_KEY = "e2b_local_key"
+PATIENCE_S = 30
+# Two sandboxes or secrets a page, so that a handful of them fill several.
+PROGRAM = (
+    "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"
+    "from local.e2b.__main__ import main; main()"
+)
+
+
+class Server:
+    """`options` are those of `python -m local.e2b`."""
+
+    def __init__(self, folder, *options):
+        argv = [sys.executable, "-c", PROGRAM, "--root", f"{folder}/root", *options]
+        env = {**os.environ, "E2B_API_KEY": API_KEY}
+        with Path(folder, "log").open("a") as log:
+            self.process = subprocess.Popen(argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        name, _, self.url = self.process.stdout.readline().strip().partition("=")
+        assert name == "E2B_API_URL", Path(folder, "log").read_text()
+
+        self._begin = 0
+
+    def begin_journal(self):
+        """What is in it by now is of no interest any more."""
+        self._begin += len(self.journal())
+
+    def journal(self):
+        answer = httpx.get(f"{self.url}/journal", headers={"X-API-KEY": API_KEY})
+        return answer.raise_for_status().json()[self._begin :]
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE_S)
+        self.process.stdout.close()
+
+
+def speak_to(server, monkeypatch):
+    """Make the SDK use this server."""
+    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
+        monkeypatch.setenv(name, server.url)
+    monkeypatch.setenv("E2B_API_KEY", API_KEY)
