@@ -61,6 +61,24 @@ def kill_lost_sandboxes(ports: Ports) -> int:
     return killed
 
 
+def nudge_runs_without_sandbox(ports: Ports) -> int:
+    """The other way round: have runs looked at whose sandbox E2B does not list. Their step hears whether it is gone."""
+    listed = [sandbox.id for sandbox in ports.sandboxes.list_ours()]
+    lost = ports.runs.without_sandbox(listed, grace_s=LIST_GRACE_S)
+    for message in lost:
+        logger.warning("run.sandbox_missing", extra={"run_id": message.run_id})
+        nudge(message, ports)
+    return len(lost)
+
+
+def end_stuck_tasks(ports: Ports) -> int:
+    """End runs that got no sandbox in all the time that a task may wait, and tasks whose run is gone."""
+    hours = ports.settings.queue_timeout_s / 3600
+    text = f"No sandbox became free for the task within {hours:g} hours. Start it again, or cancel other tasks first."
+    waited = RunFailed(text, error_code="queue_timeout")
+    return ports.runs.end_stuck(waited_s=ports.settings.queue_timeout_s, waited=waited, orphaned=ORPHANED)
+
+
 def destroy_lost_secrets(ports: Ports) -> int:
     """Destroy secrets that E2B keeps for runs of ours that have ended, or were deleted."""
     stored = list(ports.sandboxes.list_secrets())
@@ -84,24 +102,6 @@ def _destroyed(secret: StoredSecret, ports: Ports) -> bool:
     return True
 
 
-def nudge_runs_without_sandbox(ports: Ports) -> int:
-    """The other way round: have runs looked at whose sandbox E2B does not list. Their step hears whether it is gone."""
-    listed = [sandbox.id for sandbox in ports.sandboxes.list_ours()]
-    lost = ports.runs.without_sandbox(listed, grace_s=LIST_GRACE_S)
-    for message in lost:
-        logger.warning("run.sandbox_missing", extra={"run_id": message.run_id})
-        nudge(message, ports)
-    return len(lost)
-
-
-def end_stuck_tasks(ports: Ports) -> int:
-    """End runs that got no sandbox in all the time that a task may wait, and tasks whose run is gone."""
-    hours = ports.settings.queue_timeout_s / 3600
-    text = f"No sandbox became free for the task within {hours:g} hours. Start it again, or cancel other tasks first."
-    waited = RunFailed(text, error_code="queue_timeout")
-    return ports.runs.end_stuck(waited_s=ports.settings.queue_timeout_s, waited=waited, orphaned=ORPHANED)
-
-
 def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
     """One that cannot be killed now is no reason to let the others live; the next minute tries again."""
     lost = {"sandbox_id": sandbox.id, "run_id": sandbox.run_id}
@@ -123,8 +123,8 @@ DUTIES = (
     nudge_due_runs,
     wake_waiting_runs,
     kill_lost_sandboxes,
+    destroy_lost_secrets,
     nudge_runs_without_sandbox,
     end_stuck_tasks,
-    destroy_lost_secrets,
     expire_credentials,
 )

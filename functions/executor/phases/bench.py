@@ -11,8 +11,8 @@ from shared.domain.run import Run
 # follow-up in the same sandbox has a folder of its own.
 WORK_TREE = "repo"
 BASE_GIT = "../base.git"
-CLONE_JOB = "clone"  # its output stays: what it reported can be read again
 AGENT_JOB = "agent"
+CLONE_JOB = "clone"  # its output stays: what it reported can be read again
 
 
 def folder_of(run: Run, ports: Ports) -> RunFolder:

@@ -16,9 +16,9 @@ NOTHING_DONE = {
     "nudge_due_runs": 0,
     "wake_waiting_runs": 0,
     "kill_lost_sandboxes": 0,
+    "destroy_lost_secrets": 0,
     "nudge_runs_without_sandbox": 0,
     "end_stuck_tasks": 0,
-    "destroy_lost_secrets": 0,
     "expire_credentials": 0,
 }
 
