@@ -36,7 +36,7 @@ CONNECT_S, READ_S = 3.0, 10.0  # GitHub itself gives up on a request after 10 s
 RETRY_AFTER_S = 60  # when GitHub limits and does not say for how long (its documentation asks for a minute)
 MAX_RETRY_AFTER_S = 3600  # its limits are per hour
 MAX_REASON_CHARS = 300
-HISTORY = 50
+HISTORY = 100  # the most that one answer has
 # Of text that stands in a tree itself; more is uploaded as blobs, for GitHub refuses a large tree (November 2026: "your
 # input was too large to process. Consider creating the blobs directly").
 INLINE_BYTES, INLINE_BYTES_IN_ALL = 500_000, 3_000_000

@@ -168,7 +168,7 @@ def test_a_history_is_read_as_commits():
 
     [found] = github.client.history(REPOSITORY, "claude-code-7")
 
-    assert github.asked == [("GET", f"{ROOT}/commits?sha=claude-code-7&per_page=50")]
+    assert github.asked == [("GET", f"{ROOT}/commits?sha=claude-code-7&per_page=100")]
     assert (found.id, found.tree, found.parents, found.message, found.committer_email) == ("c", "t", ("p",), "m", "e")
 
 
