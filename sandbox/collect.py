@@ -10,7 +10,7 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
     limits                      see `Limits`
     secret_shapes               what keys look like: {"a GitHub token": "gh[po]_..."}, as regular expressions
     out                         where the result goes
-    contents_out                the folder for contents that are too large for it
+    contents_out                the folder for contents that are too large for it; default: OUT.contents
 
 Writes the result (see `collect`) to `out` and prints one line of JSON, exit 0:
 
@@ -114,7 +114,7 @@ class Spec(NamedTuple):
     limits: Limits
     out: str
     date_s: int | None = None
-    contents_out: str = "contents"
+    contents_out: str | None = None
     secret_shapes: dict[str, str] = {}  # noqa: RUF012 - never changed
 
     @classmethod
@@ -655,7 +655,7 @@ def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
     no_patch = None
     with Contents(git, ids) as contents:
         files = list(changed_files(entries, contents, spec.limits))
-        packs = Packs(RUN / spec.contents_out).write(files, contents)
+        packs = Packs(RUN / (spec.contents_out or f"{spec.out}.contents")).write(files, contents)
         secrets = possible_secrets(entries, contents, spec.secret_shapes)
         if new_commit is not None:
             maker = Patch(git, spec.base_commit, new_commit, tree)

@@ -37,7 +37,8 @@ class SupabaseChangeStore:
         query = self._client.table("runs").select(f"id,base_commit,prompt,task_files({FILE_COLUMNS})")
         query = query.eq("task_id", task_id).eq("user_id", owner_id).eq("status", RunStatus.COMPLETED)
         with speaking_our_errors():
-            rows: list[Any] = query.order("finished_at", desc=True).limit(1).execute().data
+            query = query.order("finished_at", desc=True).limit(1).order("path", foreign_table="task_files")
+            rows: list[Any] = query.execute().data
         if not rows:
             return RunChanges()
         files = rows[0]["task_files"]

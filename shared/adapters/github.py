@@ -2,7 +2,8 @@
 
 import base64
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ CONNECT_S, READ_S = 3.0, 10.0  # GitHub itself gives up on a request after 10 s
 RETRY_AFTER_S = 60  # when GitHub limits and does not say for how long (its documentation asks for a minute)
 MAX_RETRY_AFTER_S = 3600  # its limits are per hour
 MAX_REASON_CHARS = 300
-HISTORY = 50
+HISTORY = 100  # the most that one answer has
 # Of text that stands in a tree itself; more is uploaded as blobs, for GitHub refuses a large tree (November 2026: "your
 # input was too large to process. Consider creating the blobs directly").
 INLINE_BYTES, INLINE_BYTES_IN_ALL = 500_000, 3_000_000
@@ -104,13 +105,17 @@ class HttpGitHub:
 
     def create_tree(self, repository: Repository, base_tree: str, files: Files) -> str:
         """The id of the base with these files put, or removed where None."""
-        blobs = self._create_blobs(repository, _not_inline(file.content for file in files.values() if file))
-        tree = base_tree
-        for part in _separately(files):
-            entries = [_entry(path, file, blobs) for path, file in part.items()]
-            body = {"base_tree": tree, "tree": entries}
-            tree = self._ask("POST", _path(repository, "git/trees"), _id, body)
-        return tree
+        apart = _not_inline(file.content for file in files.values() if file)
+        sent = self._sent_before(repository, apart)
+        blobs = {content: blob_id(content) for content in apart[:sent]} | self._create_blobs(repository, apart[sent:])
+        try:
+            return self._tree_with(repository, base_tree, files, blobs)
+        except GitHubRefused:
+            if not sent:
+                raise
+            # Some were in the repository anyway, and were taken for a sign that all before them had been sent.
+            blobs |= self._create_blobs(repository, apart[:sent])
+            return self._tree_with(repository, base_tree, files, blobs)
 
     def create_commit(self, repository: Repository, *, tree: str, parents: tuple[str, ...], message: str) -> Commit:
         """By the token's owner, committed by COMMITTER, on no branch yet."""
@@ -140,16 +145,24 @@ class HttpGitHub:
         words = {"title": title, "body": body, "head": branch, "base": target, "draft": draft}
         return self._ask("POST", _path(repository, "pulls"), _pull_request, words)
 
-    def _create_blobs(self, repository: Repository, contents: Collection[bytes]) -> dict[bytes, str]:
-        """Upload them; ids by contents. Of many, those that a call which broke off has uploaded are not sent again."""
+    def _tree_with(self, repository: Repository, tree: str, files: Files, blobs: Mapping[bytes, str]) -> str:
+        for part in _separately(files):
+            entries = [_entry(path, file, blobs) for path, file in part.items()]
+            body = {"base_tree": tree, "tree": entries}
+            tree = self._ask("POST", _path(repository, "git/trees"), _id, body)
+        return tree
+
+    def _sent_before(self, repository: Repository, contents: Sequence[bytes]) -> int:
+        """How many of them, from the first on, a call has sent that broke off; not asked where they are few."""
+        if len(contents) <= MANY_BLOBS:
+            return 0
+        return bisect_left(contents, True, key=lambda content: not self._has_blob(repository, blob_id(content)))
+
+    def _create_blobs(self, repository: Repository, contents: Iterable[bytes]) -> dict[bytes, str]:
+        """Upload them; ids by contents."""
         path = _path(repository, "git/blobs")
         blobs: dict[bytes, str] = {}
-        goes_on = len(contents) > MANY_BLOBS
         for content in contents:
-            goes_on = goes_on and self._has_blob(repository, blob_id(content))
-            if goes_on:
-                blobs[content] = blob_id(content)
-                continue
             body = {"content": base64.b64encode(content).decode("ascii"), "encoding": "base64"}
             blobs[content] = self._ask("POST", path, _id, body)
         return blobs

@@ -7,7 +7,7 @@ KEY_SHAPES: dict[str, str] = {
     "a GitHub token": rf"\b(?:gh[pousr]_{_ALNUM}{{36,}}|github_pat_[A-Za-z0-9_]{{50,}})\b",
     "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
     "an Anthropic key": r"\bsk-ant-[A-Za-z0-9_-]{24,}",
-    "an OpenAI key": r"\bsk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{32,}",
+    "an OpenAI key": r"\bsk-(?!ant-)(?:proj-|svcacct-|admin-)?(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{32,}",
     "an AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     "a Google API key": r"\bAIza[A-Za-z0-9_-]{35}\b",
     "a Slack token": r"\bxox[abeprs]-[A-Za-z0-9-]{16,}",

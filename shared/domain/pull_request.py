@@ -214,7 +214,7 @@ class GitHub(Protocol):
     def commit(self, repository: Repository, commit_id: str) -> Commit | None: ...
 
     def history(self, repository: Repository, branch: str) -> tuple[Commit, ...]:
-        """The branch's newest commits, the newest first, at most 50; none without such a branch."""
+        """The branch's newest commits, the newest first, at most 100; none without such a branch."""
         ...
 
     def tree(self, repository: Repository, tree_id: str) -> Mapping[str, TreeEntry]:

@@ -50,6 +50,18 @@ language sql stable set search_path = '' as $$
     ) whole
 $$;
 
+-- Once a run is completed, nothing asks for the contents of those before it.
+create function public.drop_older_contents() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    delete from public.task_contents c using public.runs r
+    where c.run_id = r.id and r.task_id = new.task_id and r.id <> new.id;
+    return null;
+end $$;
+create trigger drop_older_contents after update of status on public.runs for each row
+    when (old.status <> 'completed' and new.status = 'completed')
+    execute function public.drop_older_contents();
+
 -- Which run's files an own task shows: the newest that was completed or has left any.
 create function public.run_with_files(p_task_id bigint) returns uuid
 language sql stable set search_path = '' as $$
@@ -60,7 +72,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 revoke all on function
-    public.store_contents(uuid, integer, jsonb), public.stored_contents(uuid), public.run_with_files(bigint)
+    public.store_contents(uuid, integer, jsonb), public.stored_contents(uuid), public.run_with_files(bigint),
+    public.drop_older_contents()
     from public, anon, authenticated;
 grant execute on function public.store_contents(uuid, integer, jsonb), public.stored_contents(uuid) to service_role;
 grant execute on function public.run_with_files(bigint) to authenticated;

@@ -123,7 +123,7 @@ class FakeClient:
         if there is None or branch not in there.branches:
             return ()
         known = there.ancestors(there.branches[branch])
-        return tuple(commit for commit in reversed(there.commits.values()) if commit.id in known)[:50]
+        return tuple(commit for commit in reversed(there.commits.values()) if commit.id in known)[:100]
 
     def tree(self, repository: Repository, tree_id: str) -> Mapping[str, TreeEntry]:
         trees = self._repository("tree", repository).trees

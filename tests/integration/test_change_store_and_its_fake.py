@@ -292,6 +292,23 @@ def test_contents_are_their_owners_alone_and_go_with_the_run(real):
     assert real.sql("select 1 from task_contents where run_id = %s", run.id) == []
 
 
+def test_contents_are_kept_until_another_run_is_completed(real):
+    user, started = real.start()
+    first = real.claim(user, started)
+    real.runs.store_contents(first, [*parts_of(LARGE_ID, LARGE)])
+    real.finish(first, [APART])
+
+    def again(status):
+        run = real.claim(user, real.retry(user, started))
+        real.runs.store_contents(run, [*parts_of(LARGE_BEFORE_ID, b"was small")])
+        real.finish(run, [], status)
+        return real.runs.stored_contents(first), real.runs.stored_contents(run)
+
+    assert again(RunStatus.FAILED) == ({LARGE_ID}, {LARGE_BEFORE_ID})
+    assert real.store_of(user).latest(started.task_id, owner_id=user).files[0].after == LARGE
+    assert again(RunStatus.COMPLETED) == (set(), {LARGE_BEFORE_ID})
+
+
 def test_the_files_of_a_run_that_failed_are_shown_but_not_those_before_one_that_changed_nothing(real):
     user, started = real.start()
     store = real.store_of(user)

@@ -717,7 +717,7 @@ def contents_of(run, result):
     """What lies apart, by id."""
     found = {}
     for number, pack in enumerate(result["contents"]):
-        data = (run.run / "contents" / str(number)).read_bytes()
+        data = (run.run / "result.json.contents" / str(number)).read_bytes()
         for content in pack:
             found[content["id"]], data = data[: content["size"]], data[content["size"] :]
         assert data == b""
@@ -758,7 +758,7 @@ def test_what_the_rows_have_no_room_for_lies_apart_in_files_of_some_size(make_ru
     ]
     assert [len(pack) for pack in result["contents"]] == [1, 1, 1, 2]
     assert len(contents_of(run, result)) == 5
-    assert (run.run / "contents").stat().st_mode & 0o077 == 0
+    assert (run.run / "result.json.contents").stat().st_mode & 0o077 == 0
 
 
 def test_a_second_collection_leaves_no_contents_of_the_first(make_run):
@@ -770,7 +770,7 @@ def test_a_second_collection_leaves_no_contents_of_the_first(make_run):
     result = run.result(limits={"row_bytes": 10})
 
     assert result["contents"] == []
-    assert list((run.run / "contents").iterdir()) == []
+    assert list((run.run / "result.json.contents").iterdir()) == []
 
 
 SHAPES = {"a token": r"\btok_[a-z]{8}\b", "a private key": "-----BEGIN PRIVATE KEY-----"}

@@ -198,10 +198,10 @@ def test_the_history_of_a_branch_begins_with_its_newest_commit(world, github, ba
 
 def test_of_a_long_history_the_newest_part_is_told(world, github, base):
     last = base.id
-    for _ in range(60):
+    for _ in range(110):
         last = world.add_commit(REPOSITORY, {}, last, branch="main")
 
-    assert len(github.history(REPOSITORY, "main")) == 50
+    assert len(github.history(REPOSITORY, "main")) == 100
     assert github.history(REPOSITORY, "main")[0].id == last
 
 

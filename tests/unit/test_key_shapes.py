@@ -29,6 +29,7 @@ HARMLESS = (
     "XAKIA" + "ABCDEFGH12345678",
     "-----BEGIN PUBLIC KEY-----",
     "-----BEGIN CERTIFICATE-----",
+    "sk-" + "loading-spinner-container-of-a-page",
     "risk-" + "averse-and-otherwise-sensible-people",
     "ac_" + WORD[:20],
 )

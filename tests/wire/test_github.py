@@ -149,17 +149,33 @@ def test_large_text_is_uploaded_and_so_is_what_would_make_the_tree_too_large():
     assert len(github.requests[-1].content) < 3_100_000
 
 
-def test_of_many_blobs_those_that_are_there_are_not_sent_again():
-    contents = [b"\xff%d" % n for n in range(12)]
-    files = {f"{n}": File("100644", content) for n, content in enumerate(contents)}
-    there, missing = (200, ""), (404, "")
-    uploads = [(201, {"sha": blob_id(content)}) for content in contents[2:]]
-    github = GitHub(there, there, missing, *uploads, (201, {"sha": "tree"}))
+THERE, MISSING = (200, ""), (404, "")
+MANY = [b"\xff%d" % n for n in range(12)]
+MANY_FILES = {f"{n}": File("100644", content) for n, content in enumerate(MANY)}
 
-    github.client.create_tree(REPOSITORY, "base", files)
 
-    assert [method for method, _ in github.asked] == ["HEAD"] * 3 + ["POST"] * 11
-    assert [entry["sha"] for entry in github.body()["tree"]] == [blob_id(content) for content in contents]
+def uploads(contents):
+    return [(201, {"sha": blob_id(content)}) for content in contents]
+
+
+def test_of_many_blobs_those_that_a_call_has_sent_which_broke_off_are_not_sent_again():
+    # The 7th, the 4th, the 2nd and the 3rd are looked for.
+    github = GitHub(MISSING, MISSING, THERE, MISSING, *uploads(MANY[2:]), (201, {"sha": "tree"}))
+
+    github.client.create_tree(REPOSITORY, "base", MANY_FILES)
+
+    assert [method for method, _ in github.asked] == ["HEAD"] * 4 + ["POST"] * 11
+    assert github.asked[0][1] == f"{ROOT}/git/blobs/{blob_id(MANY[6])}"
+    assert [entry["sha"] for entry in github.body()["tree"]] == [blob_id(content) for content in MANY]
+
+
+def test_blobs_that_were_wrongly_taken_as_sent_are_sent_when_github_misses_them():
+    missed, tree = (422, {"message": "tree.sha is not a valid blob"}), (201, {"sha": "tree"})
+    probes = [THERE, MISSING, MISSING, MISSING]
+    github = GitHub(*probes, *uploads(MANY[7:]), missed, *uploads(MANY[:7]), tree)
+
+    assert github.client.create_tree(REPOSITORY, "base", MANY_FILES) == "tree"
+    assert not github.answers
 
 
 def test_a_history_is_read_as_commits():
@@ -168,7 +184,7 @@ def test_a_history_is_read_as_commits():
 
     [found] = github.client.history(REPOSITORY, "claude-code-7")
 
-    assert github.asked == [("GET", f"{ROOT}/commits?sha=claude-code-7&per_page=50")]
+    assert github.asked == [("GET", f"{ROOT}/commits?sha=claude-code-7&per_page=100")]
     assert (found.id, found.tree, found.parents, found.message, found.committer_email) == ("c", "t", ("p",), "m", "e")
 
 

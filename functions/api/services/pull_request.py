@@ -189,7 +189,8 @@ def _put_on_branch(place: Place, tree: str, base: Base, task: FinishedTask, prom
         return False
     head = history[0]
     if not task.is_ours(head):
-        raise _worked_on(place) if any(task.is_ours(commit) for commit in history) else _foreign(place)
+        was_ours = task.was_proposed or any(task.is_ours(commit) for commit in history)
+        raise _worked_on(place) if was_ours else _foreign(place)
     # The base is named, too, where it is a newer one: else what others did up to there would look like the agent's.
     seen = {commit.id for commit in history}
     parents = (head.id,) if base.commit.id in seen else (head.id, base.commit.id)
