@@ -1,5 +1,7 @@
 """Sandboxes at E2B. The only module that imports e2b."""
 
+import errno
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ APP = "async-code"
 REQUEST_TIMEOUT_S = 20  # the control plane answers in well under a second; a step has 120 s in all
 FILE_TIMEOUT_S = 60  # a result of 50 MB over a slow line
 USER = "root"
+DISK_FULL = os.strerror(errno.ENOSPC)  # in the last words of a program of ours: another attempt would not help
 
 
 class E2BSandboxes:
@@ -125,6 +128,8 @@ class E2BWorkbench:
             with _speaking_our_errors():
                 return self._sandbox.commands.run(shlex.join(argv), user=USER, timeout=timeout_s).stdout
         except CommandExitException as error:
+            if DISK_FULL in error.stderr:
+                raise _full() from error
             raise CommandFailed(error.exit_code, error.stderr) from error
 
 
@@ -145,7 +150,7 @@ def _speaking_our_errors(*, creating: bool = False) -> Iterator[None]:
     except FileNotFoundException as error:
         raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing") from error
     except NotEnoughSpaceException as error:
-        raise RunFailed("The disk of the sandbox is full.", error_code="sandbox_full") from error
+        raise _full() from error
     except AuthenticationException as error:
         raise RunFailed(
             "Invalid E2B API key. Please check your E2B_API_KEY environment variable.", error_code="sandbox_auth"
@@ -158,6 +163,10 @@ def _speaking_our_errors(*, creating: bool = False) -> Iterator[None]:
         raise Unavailable("The sandbox does not answer now.", reason=str(error)) from error
     except Exception as error:
         raise Unavailable("The sandbox service does not answer now.", reason=type(error).__name__) from error
+
+
+def _full() -> RunFailed:
+    return RunFailed("The disk of the sandbox is full.", error_code="sandbox_full")
 
 
 def _refused(reason: str, *, creating: bool) -> RunFailed:
