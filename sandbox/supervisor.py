@@ -16,6 +16,7 @@ What stands in the job's folder:
     state/                              the lock; made by the first `start`
         supervisor.json, child.json     who runs: pid, birth, time
         heartbeat                       touched every 5 s
+        ballast                         disk space that an agent cannot fill; given back when it has ended
         stop                            there as soon as somebody asked for the end
         exit.json                       how it ended, written once all its processes are gone
         log                             what the supervisor itself had to say
@@ -53,6 +54,7 @@ DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answ
 STDERR_TAIL_BYTES = 4096
 DIARY_TAIL_BYTES = 1024 * 1024  # of a diary; between two lines that count lies what one tool has printed
 MAX_DIARIES = 100  # files looked at; there is one, unless somebody means mischief
+BALLAST_BYTES = 64 * 1024 * 1024  # of a disk with that much to spare: for the end of the job and what is collected then
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it could not start
 
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36  # linux/prctl.h
@@ -352,6 +354,7 @@ class Folder:
         self.heartbeat = self.state / "heartbeat"
         self.stop = self.state / "stop"
         self.exit = self.state / "exit.json"
+        self.ballast = self.state / "ballast"
 
     def lock(self) -> bool:
         """True for the one caller who may start the job. Raises UsageError without a folder."""
@@ -387,7 +390,18 @@ class Folder:
     def write_who(self, name: str, pid: int) -> None:
         self.write(name, {"pid": pid, "birth": birth(pid), "at": time.time()})
 
+    def take_ballast(self) -> None:
+        """Keep some of the disk from the job, as far as there is any and the system can."""
+        with contextlib.suppress(OSError, AttributeError):
+            disk = os.statvfs(self.path)
+            handle = os.open(self.ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(handle, 0, min(BALLAST_BYTES, disk.f_bavail * disk.f_frsize // 4))
+            finally:
+                os.close(handle)
+
     def write_exit(self, ended_by: str, exit_code: int | None) -> None:
+        self.ballast.unlink(missing_ok=True)
         child = self.read("child.json")
         record = {"exit_code": exit_code, "ended_by": ended_by, "started_at": child and child["at"]}
         self.write("exit.json", {**record, "ended_at": time.time()})
@@ -500,6 +514,8 @@ class Supervisor:
         if self.folder.stop.exists():
             self.folder.write_exit("stop", None)
             return
+        if self.job.user == "agent":
+            self.folder.take_ballast()
         self.child = spawn(self.job, self.folder, self.account, secrets)
         self.folder.write_who("child.json", self.child)
         os.close(started)

@@ -1,5 +1,7 @@
 """Sandboxes at E2B. With sandbox_errors, the only module that imports e2b."""
 
+import errno
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from e2b.sandbox.sandbox_api import SandboxNetworkOpts, SandboxNetworkUpdate
 
 from functions.executor.errors import CommandFailed, InjectionUnavailable
 from functions.executor.ports import SandboxInfo, StoredSecret
-from functions.executor.sandbox_errors import refused, speaking_our_errors, status_of
+from functions.executor.sandbox_errors import disk_full, refused, speaking_our_errors, status_of
 from shared.domain.network import SandboxNetwork
 from shared.domain.run import Run
 from shared.domain.secret import Secret
@@ -25,6 +27,7 @@ REQUEST_TIMEOUT_S = 20  # the control plane answers in well under a second; a st
 FILE_TIMEOUT_S = 60  # a result of 50 MB over a slow line
 CONFLICT = 409  # there is a secret of this name
 USER = "root"
+DISK_FULL = os.strerror(errno.ENOSPC)  # in the last words of a program of ours: another attempt would not help
 
 
 class E2BSandboxes:
@@ -181,4 +184,6 @@ class E2BWorkbench:
             with speaking_our_errors():
                 return self._sandbox.commands.run(shlex.join(argv), user=USER, timeout=timeout_s).stdout
         except CommandExitException as error:
+            if DISK_FULL in error.stderr:
+                raise disk_full() from error
             raise CommandFailed(error.exit_code, error.stderr) from error

@@ -42,7 +42,7 @@ def speaking_our_errors(*, creating: bool = False, refusal: Callable[[str], AppE
     except FileNotFoundException as error:
         raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing") from error
     except NotEnoughSpaceException as error:
-        raise RunFailed("The disk of the sandbox is full.", error_code="sandbox_full") from error
+        raise disk_full() from error
     except AuthenticationException as error:
         raise RunFailed(
             "Invalid E2B API key. Please check your E2B_API_KEY environment variable.", error_code="sandbox_auth"
@@ -68,6 +68,11 @@ def status_of(error: SandboxException | SecretException) -> int | None:
 def is_final(status: int | None) -> bool:
     """Whether the same request would be refused again."""
     return status not in MAY_PASS and (status or 0) < 500
+
+
+def disk_full() -> RunFailed:
+    """Another attempt would not help: what the agent has written stays there."""
+    return RunFailed("The disk of the sandbox is full.", error_code="sandbox_full")
 
 
 def refused(reason: str, *, failure: str = "The E2B sandbox refused a request") -> RunFailed:

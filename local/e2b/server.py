@@ -37,7 +37,7 @@ def create_server(
     command lines. `isolation` "auto" takes bubblewrap where it works and warns where it does not; "bubblewrap"
     insists. `injection` offers secrets and rules, which are checked and recorded, but put into no request: for tests.
     Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
-    or NotADirectoryError; its shutdown kills every sandbox.
+    or NotADirectoryError; its shutdown kills every sandbox. `state.fleet` is what there is of them.
     """
     fleet = Fleet(root, extra_path, isolation, Journal(on=injection))
 
@@ -60,7 +60,7 @@ def create_server(
             return not_running(sandbox_id)
         return Response(status_code=204)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
             Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
@@ -71,3 +71,5 @@ def create_server(
         exception_handlers=dict.fromkeys(EXPECTED_ERRORS, on_error),
         lifespan=lifespan,
     )
+    app.state.fleet = fleet
+    return app

@@ -247,6 +247,13 @@ def test_a_command_that_exits_non_zero_is_told_with_its_stderr(bench):
     assert failure.value.retryable
 
 
+def test_a_command_for_which_the_disk_has_no_room_fails_the_run_and_not_the_attempt(bench):
+    with pytest.raises(RunFailed) as failure:
+        bench.run(["dd", "if=/dev/zero", "of=/dev/full", "count=1"], timeout_s=10)
+
+    assert failure.value.error_code == "sandbox_full"
+
+
 def test_a_command_that_does_not_end_is_given_up(bench):
     with pytest.raises(Unavailable):
         bench.run(["sleep", "60"], timeout_s=1)

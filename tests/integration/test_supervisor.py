@@ -578,6 +578,35 @@ def test_a_terminated_supervisor_ends_its_job(job, home):
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else")
+# --- a full disk
+
+
+def test_an_agents_job_leaves_some_of_the_disk_which_is_free_again_once_it_has_ended(job, home):
+    job.write("sh", "-c", "stat -c %b ../job/state/ballast; stat -c %a ../job/state/ballast", cwd=str(home)).run()
+
+    blocks, mode = job.look()["text"].split()
+    assert int(blocks) > 0
+    assert mode == "600"
+    assert not (job.folder / "state" / "ballast").exists()
+
+
+def test_a_crashed_agents_share_of_the_disk_is_free_again_once_it_was_stopped(job):
+    job.write("sleep", "60").start()
+    os.kill(job.supervisor(), signal.SIGKILL)
+    until(lambda: job.look()["state"] == "crashed")
+    assert (job.folder / "state" / "ballast").stat().st_size > 0
+
+    job.stop()
+
+    assert not (job.folder / "state" / "ballast").exists()
+
+
+def test_our_own_jobs_may_have_the_whole_disk(job):
+    job.write("sleep", "60", user="root").start()
+
+    assert not (job.folder / "state" / "ballast").exists()
+
+
 class TestAsAnotherUser:
     @pytest.fixture
     def job(self, tmp_path):
