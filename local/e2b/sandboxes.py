@@ -117,7 +117,7 @@ class Fleet:
     @property
     def isolation(self) -> str | None:
         """The name of the isolation; None before `open`."""
-        return self._isolation and self._isolation.name
+        return self._isolation.name if self._isolation else None
 
     async def open(self) -> None:
         """Remove what an earlier server left in the folder and find out how sandboxes are isolated here.
