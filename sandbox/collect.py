@@ -32,6 +32,7 @@ import base64
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pwd
@@ -54,7 +55,7 @@ PATHS_PER_FILE_LIMIT = 10  # so many more paths than contents are listed: a path
 COMPARE_BYTES = 1 << 16
 NEVER_TEXT_BYTES = 20 << 20
 PACK_BYTES = 4 << 20  # of contents in one file, so that few are to be fetched, and none that does not fit into memory
-POSSIBLE_SECRETS = 20
+POSSIBLE_SECRETS, SCANNED_BYTES = 20, 64 << 20
 LFS = b"lfs"
 WORKFLOWS = b".github/workflows/"
 
@@ -616,24 +617,33 @@ class Packs:
 
 
 def possible_secrets(entries: list[Entry], contents: Contents, shapes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Where something that looks like a key stands now and did not before: {"path", "line", "kind"}, never the key."""
-    if not shapes:
-        return []
-    names = list(shapes)
-    pattern = re.compile(b"|".join(b"(%s)" % shapes[name].encode() for name in names))
+    """Where something that looks like a key stands now and did not before: {"path", "line", "kind"}, never the key.
+
+    The first POSSIBLE_SECRETS, in the first SCANNED_BYTES: whoever writes the files must not keep us busy.
+    """
+    patterns = {kind: re.compile(shape.encode()) for kind, shape in shapes.items()}
     found: list[dict[str, Any]] = []
+    left = SCANNED_BYTES if patterns else 0
     for entry in entries:
-        if len(found) < POSSIBLE_SECRETS and 0 < contents.sizes.get(entry.id, 0) <= NEVER_TEXT_BYTES:
-            after = contents.read(entry.id)
-            if pattern.search(after) is None:
-                continue
-            known = {match[0] for match in pattern.finditer(contents.read_if_there(entry.old_id))}
-            for match in pattern.finditer(after):
-                if match[0] not in known and match.lastindex:
-                    line = after.count(b"\n", 0, match.start()) + 1
-                    kind = names[match.lastindex - 1]
-                    found.append({"path": _shown(entry.path), "line": line, "kind": kind})
-    return found[:POSSIBLE_SECRETS]
+        left -= contents.sizes.get(entry.id, 0)
+        if left < 0 or len(found) >= POSSIBLE_SECRETS:
+            break
+        after = contents.read_if_there(entry.id)
+        for kind, at, key in keys_in(after, patterns):
+            if key not in contents.read_if_there(entry.old_id):
+                found.append({"path": _shown(entry.path), "line": after.count(b"\n", 0, at) + 1, "kind": kind})
+    return sorted(found[:POSSIBLE_SECRETS], key=lambda place: (place["path"], place["line"]))
+
+
+def keys_in(data: bytes, patterns: Mapping[str, re.Pattern[bytes]]) -> list[tuple[str, int, bytes]]:
+    """Kind, place and text of what looks like a key at the beginning of a word; the first POSSIBLE_SECRETS."""
+    keys = (
+        (kind, match.start(), match[0])
+        for kind, pattern in patterns.items()
+        for match in pattern.finditer(data)
+        if not re.match(rb"\w\w", data[max(match.start() - 1, 0) : match.start() + 1])
+    )
+    return list(itertools.islice(keys, POSSIBLE_SECRETS))
 
 
 def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
@@ -709,8 +719,9 @@ def warnings(git: Scratch, entries: list[Entry], files: list[dict[str, Any]], li
             yield f"The name of {_shown(entry.path)} is not UTF-8: only the patch has it exactly."
     if any(entry.path.startswith(WORKFLOWS) for entry in entries):
         yield f"{_shown(WORKFLOWS)} was changed: a pull request of it needs a token with the 'workflow' scope."
-    for path in in_lfs(git, [entry.path for entry in entries if entry.status != "D"]):
-        yield f"{_shown(path)} belongs into Git LFS by its .gitattributes: here it is a file like any other."
+    if pointers := in_lfs(git, [entry.path for entry in entries if entry.status != "D"]):
+        more = f" and {len(pointers) - 1} more files" if len(pointers) > 1 else ""
+        yield f"{_shown(pointers[0])}{more}: by .gitattributes for Git LFS, but collected as they are."
 
 
 def in_lfs(git: Scratch, paths: list[bytes]) -> list[bytes]:

@@ -773,7 +773,7 @@ def test_a_second_collection_leaves_no_contents_of_the_first(make_run):
     assert list((run.run / "result.json.contents").iterdir()) == []
 
 
-SHAPES = {"a token": r"\btok_[a-z]{8}\b", "a private key": "-----BEGIN PRIVATE KEY-----"}
+SHAPES = {"a token": r"tok_[a-z]{8}\b", "a private key": "-----BEGIN PRIVATE KEY-----"}
 
 
 def test_what_looks_like_a_key_is_told_by_its_place_and_not_by_itself(make_run):
@@ -781,7 +781,7 @@ def test_what_looks_like_a_key_is_told_by_its_place_and_not_by_itself(make_run):
     put(
         run.work,
         {
-            "a.env": "A=1\nB=tok_abcdefgh\nC=tok_abcdefghi\n",
+            "a.env": "A=1\nB=tok_abcdefgh\nC=tok_abcdefghi\nD=xtok_abcdefgh\n",
             "old.txt": "one more line\ntok_isalready\ntok_wasthere\ntok_isbroken\n",
             "bin": b"\0\xff\n-----BEGIN PRIVATE KEY-----\n",
         },
@@ -798,6 +798,13 @@ def test_what_looks_like_a_key_is_told_by_its_place_and_not_by_itself(make_run):
     assert run.result()["possible_secrets"] == []
 
 
+def test_files_full_of_what_looks_like_keys_keep_nobody_busy(make_run):
+    run = make_run({})
+    put(run.work, {f"{n}": "tok_abcdefgh\n" * 500_000 for n in range(3)})
+
+    assert len(run.result(secret_shapes=SHAPES)["possible_secrets"]) == 20
+
+
 def test_only_so_many_possible_keys_are_told(make_run):
     run = make_run({})
     put(run.work, {"many": "".join(f"tok_{chr(97 + n) * 8}\n" for n in range(26))})
@@ -807,12 +814,12 @@ def test_only_so_many_possible_keys_are_told(make_run):
 
 def test_workflows_and_files_of_git_lfs_are_pointed_out(make_run):
     run = make_run({".gitattributes": "*.psd filter=lfs diff=lfs merge=lfs -text\n", "old.psd": "x"})
-    put(run.work, {"new.psd": b"\0", ".github/workflows/ci.yml": "on: push\n", "plain": "x"})
+    put(run.work, {"new.psd": b"\0", "newer.psd": b"\0\0", ".github/workflows/ci.yml": "on: push\n", "plain": "x"})
     (run.work / "old.psd").unlink()
 
     assert run.result()["warnings"] == [
         ".github/workflows/ was changed: a pull request of it needs a token with the 'workflow' scope.",
-        "new.psd belongs into Git LFS by its .gitattributes: here it is a file like any other.",
+        "new.psd and 1 more files: by .gitattributes for Git LFS, but collected as they are.",
     ]
 
 
