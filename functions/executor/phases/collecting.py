@@ -50,7 +50,8 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     state = folder.look(JOB)
     if state.absent:
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
-        state = folder.start(JOB, collector(run, JOB, folder.path(), out=RESULT_FILE), wait_s=START_WAIT_S)
+        spec = collector(run, JOB, folder.path(), out=RESULT_FILE, apart=contents.FOLDER)
+        state = folder.start(JOB, spec, wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
     secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
@@ -68,10 +69,14 @@ def collector(
     cwd: str,
     *,
     out: str,
+    apart: str | None = None,
     limits: Mapping[str, int] = LIMITS,
     prefix: tuple[str, ...] = (),
 ) -> JobSpec:
-    """The job that writes all that has changed to the file `out` of the run's folder; `prefix` runs it."""
+    """The job that writes all that has changed to the file `out` of the run's folder; `prefix` runs it.
+
+    `apart` is the folder for contents that are too large for that file; None: one of the file's own.
+    """
     dots = "..." if len(run.prompt) > SUBJECT_CHARS else ""
     subject = " ".join(run.prompt[:SUBJECT_CHARS].split())
     spec = {
@@ -83,7 +88,7 @@ def collector(
         "author_email": AUTHOR[1],
         "limits": dict(limits),
         "out": out,
-        "contents_out": contents.FOLDER,
+        "contents_out": apart,
         "secret_shapes": KEY_SHAPES,
     }
     return JobSpec(
