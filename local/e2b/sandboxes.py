@@ -110,6 +110,11 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock: IO[str] | None = None
 
+    @property
+    def isolation(self) -> str | None:
+        """The name of the isolation; None before `open`."""
+        return None if self._isolation is None else self._isolation.name
+
     async def open(self) -> None:
         """Remove what an earlier server left in the folder and find out how sandboxes are isolated here.
 

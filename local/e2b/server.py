@@ -33,7 +33,7 @@ def create_server(
     `extra_path` names folders of this machine that every sandbox finds first on its PATH, read-only: the agents'
     command lines. `isolation` "auto" takes bubblewrap where it works and warns where it does not; "bubblewrap"
     insists. Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
-    or NotADirectoryError; its shutdown kills every sandbox.
+    or NotADirectoryError; its shutdown kills every sandbox. `state.fleet` is what there is of them.
     """
     fleet = Fleet(root, extra_path, isolation)
 
@@ -56,7 +56,7 @@ def create_server(
             return not_running(sandbox_id)
         return Response(status_code=204)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
             Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
@@ -67,3 +67,5 @@ def create_server(
         exception_handlers=dict.fromkeys(EXPECTED_ERRORS, on_error),
         lifespan=lifespan,
     )
+    app.state.fleet = fleet
+    return app
