@@ -60,6 +60,10 @@ check: lint ## Style, types, import contracts, unit and wire tests: before each 
 test: lint ## All of that and the tests that start the embedded stack: what CI runs
 	$(RUN) pytest tests --numprocesses $(WORKERS) --dist loadfile
 
+.PHONY: faults
+faults: $(DEV) ## Runs that meet faults at random (N=200 runs or N=10m; SEED= one of them again)
+	$(RUN) tests.faults $(if $(SEED),--seed $(SEED),--n $(or $(N),50))
+
 .PHONY: lint
 lint: $(DEV)
 	$(RUN) ruff check .

@@ -2,9 +2,17 @@
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How often the attack suite tried, added up over all processes; a test says it by `record_property`."""
+    """How much the attack suite and the fault harness tried, in all processes; tests say it by `record_property`."""
     ended = [report for report in terminalreporter.stats.get("", []) if report.when == "teardown"]
-    attempts = [value for report in ended for name, value in report.user_properties if name == "attempts"]
-    if attempts:
+
+    def told(name):
+        return [value for report in ended for key, value in report.user_properties if key == name]
+
+    if attempts := told("attempts"):
         tried = f"{sum(attempts)} attempts in {len(attempts)} tests"
         terminalreporter.write_line(f"attack suite: {tried} read and changed nothing of another user's")
+    if faults := told("faults"):
+        terminalreporter.write_line(
+            f"fault harness: {sum(faults)} faults injected in {sum(told('runs'))} runs, "
+            f"promises broken in {sum(told('broken'))}"
+        )

@@ -1,0 +1,25 @@
+"""Sandboxes whose only disk is small: both homes lie on one tmpfs of that size, so what is full is really full."""
+
+from local.e2b.isolation import Bubblewrap
+
+DISK_MB = 24
+DISK = "/disk"
+
+
+class SmallDisk(Bubblewrap):
+    """Bubblewrap, with the homes of root and the agent as links into the small disk."""
+
+    name = "bubblewrap with a small disk"
+
+    def lay_out(self, folder):
+        super().lay_out(folder)
+        for home in ("root", "home/agent"):
+            (folder / home).rmdir()
+            (folder / home).symlink_to(f"{DISK}/{home.rpartition('/')[2]}")
+
+    def command(self, folder):
+        argv = super().command(folder)
+        disk = ["--size", str(DISK_MB * 2**20), "--tmpfs", DISK]
+        homes = ["--perms", "0700", "--dir", f"{DISK}/root", "--perms", "0777", "--dir", f"{DISK}/agent"]
+        at = argv.index("--dev")
+        return [*argv[:at], *disk, *homes, *argv[at:]]

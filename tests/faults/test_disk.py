@@ -1,0 +1,83 @@
+"""The sandbox's disk is full: really, on a small one. What the agent had done by then is kept all the same."""
+
+from secrets import token_hex
+from unittest.mock import patch
+
+import pytest
+
+from tests.faults.faults import EveryPlaceOnce
+from tests.faults.lab import Lab
+from tests.faults.promises import tree_of
+from tests.faults.small_disk import SmallDisk
+from tests.faults.test_output import stand_in
+from tests.faults.world import Scenario, World
+
+FILL = """
+import errno
+
+def fill(path):
+    with open(path, "wb", buffering=0) as junk:
+        try:
+            while True:
+                junk.write(os.urandom(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+put(says("I begin."))
+"""
+FOR_A_WHILE = "fill(Path.home() / 'junk')\ntime.sleep(3)\n(Path.home() / 'junk').unlink()\nput(result)"
+TO_ITS_END = "fill(Path.home() / 'junk')\nput(result)"
+IN_THE_REPOSITORY = "fill('junk')\nPath('junk').unlink()\nfill('../junk')\nput(result)"
+BY_WHAT_IT_SAYS = """
+for _ in range(40):
+    put(line("user", message={"content": [{"type": "tool_result", "tool_use_id": "t", "content": "y" * 999_900}]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with patch("local.e2b.sandboxes.Bubblewrap", SmallDisk), Lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def isolated(lab):
+    if lab.isolation != SmallDisk.name:
+        pytest.skip("a disk can be made small only where bubblewrap works")
+
+
+@pytest.mark.parametrize("fault", [None, "death after"])
+@pytest.mark.parametrize("fills", [FOR_A_WHILE, TO_ITS_END, IN_THE_REPOSITORY])
+def test_an_agent_that_fills_the_disk_keeps_its_work(outlive, fills, fault):
+    outlive(stand_in(FILL + fills), EveryPlaceOnce(fault))
+
+
+def test_an_agent_whose_own_words_fill_the_disk_fails_soon_and_keeps_its_work(outlive):
+    world = outlive(stand_in(FILL + BY_WHAT_IT_SAYS, says="I begin."), may_fail_as={"agent_failed"})
+
+    assert (world.run["error_code"], world.task["changed_files"]) == ("agent_failed", ["made.txt"])
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_a_real_agent_on_a_disk_that_fills_up_keeps_what_it_wrote_before(lab, agent):
+    """What it then says depends on the program; its work is there, and the run has ended."""
+    fills = "@write a.txt: a\n@run head -c 100M /dev/zero > ../junk || true\n@say Done."
+    world = World(lab, Scenario(agent, prompt=fills)).live()
+
+    assert world.run["error_code"] in (None, "agent_failed", "agent_no_result")
+    assert world.task["changed_files"] == ["a.txt"]
+    assert tree_of(world, world.task["git_patch"])
+    assert lab.boxes() == []
+
+
+def test_a_repository_that_is_larger_than_the_disk_is_a_failed_clone(lab):
+    world = World(lab, Scenario("claude", base={"README.md": "one\n", "large.txt": noise(30)})).live()
+
+    assert world.run["error_code"] in ("clone_failed", "sandbox_full")
+    assert "No space left" in world.run["error"] or "disk" in world.run["error"]
+    assert lab.boxes() == []
+
+
+def noise(megabytes):
+    """Text that git cannot make much smaller."""
+    return token_hex(megabytes * 2**19)

@@ -1,0 +1,5 @@
+from tests.faults.every_call import EveryCall
+
+
+class TestClaude(EveryCall):
+    agent = "claude"

@@ -1,0 +1,5 @@
+from tests.faults.every_call import EveryCall
+
+
+class TestCodex(EveryCall):
+    agent = "codex"
