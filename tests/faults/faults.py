@@ -201,19 +201,12 @@ class Tripwire:
     def invocation(self, stage) -> Iterator[None]:
         """Calls made inside belong to one invocation, which found the run in that stage."""
         before = vars(self._here).copy()
-        self._here.stage, self._here.counts, self._here.armed = stage, Counter(), True
+        self._here.stage, self._here.counts = stage, Counter()
         try:
             yield
         finally:
             vars(self._here).clear()
             vars(self._here).update(before)
-
-    @contextmanager
-    def disarmed(self) -> Iterator[None]:
-        """Executors at work inside are left alone."""
-        with self.invocation(""):
-            self._here.armed = False
-            yield
 
     def watch(self, ports):
         """The same ports, with every call passing by."""
@@ -227,7 +220,7 @@ class Tripwire:
         counts[call.name] += 1
         self.calls[call.name] += 1
         place = Place(self._here.stage, call.name, counts[call.name])
-        fault = self._plan(place) if self._here.armed else None
+        fault = self._plan(place)
         if fault is None:
             return call()
         hits = self._world.lab.weather.hits

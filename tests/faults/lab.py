@@ -274,7 +274,7 @@ class Lab:
 
     def pass_time(self, seconds):
         """So much time has gone by: all that is in the past is further back, all that is to come is nearer."""
-        shift = f"- interval '{seconds} seconds'"
+        shift = f"- interval '{seconds:.6f} seconds'"
         with self.database.transaction():
             self.sql("set local session_replication_role = replica")  # no trigger shall take it for a change
             for table, columns in self._times.items():

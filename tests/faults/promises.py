@@ -10,10 +10,12 @@ import subprocess
 
 import psutil
 
-from tests.faults.lab import git
+from shared.domain.errors import AppError
+from tests.faults.faults import Died
 from tests.faults.world import ENDED, GIT_TOKEN, World
+from tests.integration.runs.conftest import git
 
-# Where a run fails for a reason: the reason says so. Anything else must end well.
+# What no two runs have in common.
 VOLATILE = {"id", "session_id", "duration_ms", "cost_usd", "usage", "commit", "cli_version"}
 
 
@@ -26,7 +28,13 @@ def violations(world, *, may_fail_as=(), sandboxes=1):
     run, task, events = world.run, world.task, world.events()
     broken = [*_of_its_end(world, run, task, events, may_fail_as), *_of_its_log(world, run, events)]
     broken += _of_its_result(world, task, run) if run["status"] == "completed" else _of_its_failure(world, run, task)
+    broken += [f"An executor raised {end!r}, which nobody foresaw." for end in world.raised if not foreseen(end)]
     return [*broken, *_of_its_sandboxes(world, sandboxes), *_of_its_secrets(world, run)]
+
+
+def foreseen(end):
+    """Whether an invocation may end like that: killed, or by an error that has a name."""
+    return isinstance(end, Died | AppError)
 
 
 def _of_its_end(world, run, task, events, may_fail_as):
@@ -110,7 +118,7 @@ def _of_its_secrets(world, run):
 
 
 def story_of(events):
-    """The live log without what no two runs have in common; what was spent so far is told at any time."""
+    """The live log, as far as two runs can be compared; what was spent so far is told at any time."""
     return [(event["kind"], _lasting(event["payload"])) for event in events if event["kind"] != "usage"]
 
 
