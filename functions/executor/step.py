@@ -6,7 +6,7 @@ from datetime import timedelta
 from functions.executor.phases import PHASES, agent, checkpoint, handover
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
-from shared.domain.errors import AppError, RunFailed
+from shared.domain.errors import AppError, Forbidden, Misconfigured, NotAuthenticated, RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.ports import ClaimOutcome
 from shared.domain.run import INTERNAL, Advance, Event, Finish, Outcome, Phase, Run, RunStatus
@@ -23,6 +23,8 @@ MAX_SURPRISES = 3
 COLLECTION_GRACE = timedelta(minutes=10)
 # The same of a run that has used up its steps: enough to read 200 MB of output to its end, and to collect.
 COLLECTION_STEPS = 200
+# A key of ours is refused, or a migration is missing: an operator may set that right while runs wait.
+OURS_TO_MEND = (Misconfigured, NotAuthenticated, Forbidden)
 GIVEN_UP = "The task could not be continued after many attempts. Start it again in some minutes."
 OUR_FAULT = "Something went wrong on our side. Start the task again."
 TIMED_OUT = "Task execution timed out. The operation took longer than expected."
@@ -89,7 +91,7 @@ def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 
 def _again_or_never(run: Run, error: Exception) -> Outcome:
     """Wait where waiting may help; raise what nobody foresaw, so that SQS delivers again, until it repeats itself."""
-    if isinstance(error, AppError) and error.retryable:
+    if isinstance(error, AppError) and (error.retryable or isinstance(error, OURS_TO_MEND)):
         logger.warning("run.step_retried", extra={"attempt": run.attempt, **error.for_log()})
         return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
     if run.attempt < MAX_SURPRISES:

@@ -4,7 +4,7 @@ import pytest
 
 from functions.executor.errors import CommandFailed
 from functions.executor.step import MAX_ATTEMPTS
-from shared.domain.errors import RunFailed, TooMany, Unavailable
+from shared.domain.errors import Misconfigured, NotAuthenticated, RunFailed, TooMany, Unavailable
 from shared.domain.run import Phase, RunStatus
 from tests.fakes.executor import CLAUDE_INIT, Script, claude_result, claude_says, collected, collects, prints
 
@@ -23,7 +23,16 @@ def started(world):
 # --- it does not answer
 
 
-@pytest.mark.parametrize("error", [UNREACHABLE, TooMany("Slow down."), CommandFailed(137, "Killed")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UNREACHABLE,
+        TooMany("Slow down."),
+        CommandFailed(137, "Killed"),
+        NotAuthenticated("The session has expired."),
+        Misconfigured("The database lacks a function."),
+    ],
+)
 @pytest.mark.parametrize("phase", IN_A_SANDBOX)
 def test_a_transient_error_leaves_the_run_where_it_is_and_asks_again_later(started, phase, error):
     started.until(phase)
