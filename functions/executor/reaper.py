@@ -1,11 +1,12 @@
 """Lambda entry of the schedule: what was lost is found again. Each of its duties stands alone."""
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from functions.executor.ports import Ports, SandboxInfo, StoredSecret
+from functions.executor.ports import Ports
 from functions.executor.step import logger, nudge, wake_waiting_runs
 from functions.executor.wiring import ports
 from shared.domain.errors import AppError, RunFailed
@@ -13,7 +14,7 @@ from shared.domain.errors import AppError, RunFailed
 DUE_RUNS = 500  # per minute; the rest are due again at the next
 # A sandbox younger than this may belong to a run whose step has not been saved yet.
 SANDBOX_GRACE = timedelta(minutes=5)
-SANDBOXES_PER_QUERY = 100
+PER_QUERY = 100
 # A run whose step ended so long ago has a sandbox that E2B's list shows.
 LIST_GRACE_S = 120
 ORPHANED = "Nobody works on this task any more. Start it again."
@@ -52,13 +53,15 @@ def nudge_due_runs(ports: Ports) -> int:
 def kill_lost_sandboxes(ports: Ports) -> int:
     """Kill sandboxes of ours that no run needs: it has ended and nobody may go on in it, or it was deleted."""
     born_before = ports.now() - SANDBOX_GRACE
-    old = [sandbox for sandbox in ports.sandboxes.list_ours() if sandbox.started_at < born_before]
-    killed = 0
-    for start in range(0, len(old), SANDBOXES_PER_QUERY):
-        batch = old[start : start + SANDBOXES_PER_QUERY]
-        needed = ports.runs.needed({sandbox.id: sandbox.run_id for sandbox in batch})
-        killed += sum(_reaped(sandbox, ports) for sandbox in batch if sandbox.id not in needed)
-    return killed
+    old = {each.id: each.run_id for each in ports.sandboxes.list_ours() if each.started_at < born_before}
+    return _remove_unneeded("sandbox", old, ports.sandboxes.kill, ports)
+
+
+def destroy_lost_secrets(ports: Ports) -> int:
+    """Destroy secrets that E2B keeps for runs of ours that have ended, or were deleted."""
+    # A secret is needed while its run is active, as the run's sandbox is.
+    stored = {each.name: each.run_id for each in ports.sandboxes.list_secrets()}
+    return _remove_unneeded("secret", stored, ports.sandboxes.destroy_secret, ports)
 
 
 def nudge_runs_without_sandbox(ports: Ports) -> int:
@@ -79,38 +82,26 @@ def end_stuck_tasks(ports: Ports) -> int:
     return ports.runs.end_stuck(waited_s=ports.settings.queue_timeout_s, waited=waited, orphaned=ORPHANED)
 
 
-def destroy_lost_secrets(ports: Ports) -> int:
-    """Destroy secrets that E2B keeps for runs of ours that have ended, or were deleted."""
-    stored = list(ports.sandboxes.list_secrets())
-    destroyed = 0
-    for start in range(0, len(stored), SANDBOXES_PER_QUERY):
-        batch = stored[start : start + SANDBOXES_PER_QUERY]
-        # A secret is needed while its run is active, as the run's sandbox is.
-        needed = ports.runs.needed({secret.name: secret.run_id for secret in batch})
-        destroyed += sum(_destroyed(secret, ports) for secret in batch if secret.name not in needed)
-    return destroyed
+def _remove_unneeded(what: str, run_ids: Mapping[str, str], remove: Callable[[str], None], ports: Ports) -> int:
+    """Remove those that no run needs; `run_ids` says for which run each was made. How many."""
+    removed = 0
+    everything = list(run_ids)
+    for start in range(0, len(everything), PER_QUERY):
+        names = everything[start : start + PER_QUERY]
+        needed = ports.runs.needed({name: run_ids[name] for name in names})
+        removed += sum(_removed(what, name, run_ids[name], remove) for name in names if name not in needed)
+    return removed
 
 
-def _destroyed(secret: StoredSecret, ports: Ports) -> bool:
-    lost = {"secret": secret.name, "run_id": secret.run_id}
+def _removed(what: str, name: str, run_id: str, remove: Callable[[str], None]) -> bool:
+    """One that cannot be removed now is no reason to let the others live; the next minute tries again."""
+    lost = {what: name, "run_id": run_id}
     try:
-        ports.sandboxes.destroy_secret(secret.name)
+        remove(name)
     except AppError as error:
-        logger.error("secret.reap_failed", extra={**lost, **error.for_log()})
+        logger.error(f"{what}.reap_failed", extra={**lost, **error.for_log()})
         return False
-    logger.warning("secret.reaped", extra=lost)
-    return True
-
-
-def _reaped(sandbox: SandboxInfo, ports: Ports) -> bool:
-    """One that cannot be killed now is no reason to let the others live; the next minute tries again."""
-    lost = {"sandbox_id": sandbox.id, "run_id": sandbox.run_id}
-    try:
-        ports.sandboxes.kill(sandbox.id)
-    except AppError as error:
-        logger.error("sandbox.reap_failed", extra={**lost, **error.for_log()})
-        return False
-    logger.warning("sandbox.reaped", extra=lost)
+    logger.warning(f"{what}.reaped", extra=lost)
     return True
 
 

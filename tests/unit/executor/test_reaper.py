@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from functions.executor import reaper
-from functions.executor.reaper import SANDBOXES_PER_QUERY, reap
+from functions.executor.reaper import PER_QUERY, reap
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.sandboxes import FakeSandbox, Script
@@ -72,7 +72,7 @@ def test_a_sandbox_is_killed_once_it_is_old_enough_and_no_live_run_owns_it(world
 
 
 def test_many_lost_sandboxes_are_all_asked_for_and_killed(world):
-    for n in range(SANDBOXES_PER_QUERY * 2 + 1):
+    for n in range(PER_QUERY * 2 + 1):
         stray(world, f"s{n}", str(uuid.uuid4()))
     asked, needed = [], world.ports.runs.needed
 
@@ -82,8 +82,8 @@ def test_many_lost_sandboxes_are_all_asked_for_and_killed(world):
 
     world.store.needed = counting
 
-    assert reap(world.ports)["kill_lost_sandboxes"] == SANDBOXES_PER_QUERY * 2 + 1
-    assert asked == [SANDBOXES_PER_QUERY, SANDBOXES_PER_QUERY, 1]
+    assert reap(world.ports)["kill_lost_sandboxes"] == PER_QUERY * 2 + 1
+    assert asked == [PER_QUERY, PER_QUERY, 1]
 
 
 def test_a_sandbox_that_cannot_be_killed_does_not_save_the_others(world):
