@@ -110,7 +110,7 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
         error_code, error = "cancelled", agent.CANCELLED
     else:
         error_code, error = run.error_code or error_code, run.error or error
-    error += checkpoint.kept(run.checkpoint)
+    error += checkpoint.kept(run)
     ended = Event("ended", {"status": status, "error_code": error_code, "text": error})
     return Finish(status=status, error_code=error_code, error=error, events=(ended,))
 

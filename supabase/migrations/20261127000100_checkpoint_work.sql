@@ -3,7 +3,7 @@
 
 alter table public.runs add column checkpoint jsonb not null default '{}'::jsonb;
 comment on column public.runs.checkpoint is
-    'number: of the last one; begun_at; running; tree, saved_at and files of the last one that was saved';
+    'number of the last one, begun_s, running; tree, saved_s and files of the last one that was saved. Seconds of the run''s age';
 
 -- What a run has changed, into its task and its files. Keys of p_result: commit_hash, git_diff, git_patch, changed_files,
 -- execution_metadata; absent ones leave the row as it is. The files replace those of the run before.

@@ -34,12 +34,20 @@ LOSSES = (("queued", 4), ("cloning", 0), ("cloning", 4), *((f"agent {look}", 3) 
 LOSSES += (("collecting", 0), ("collecting", 6))
 # A kind of credential that the provider refuses is no passing trouble: the run says so, and ends.
 REFUSABLE = (
-    "sandboxes.find",
-    "sandboxes.create",
-    "sandboxes.attach",
-    "workbench.upload",
-    "workbench.run",
-    "workbench.read",
+    ("sandboxes.find", ""),
+    ("sandboxes.create", ""),
+    ("sandboxes.attach", ""),
+    ("workbench.upload", ""),
+    ("workbench.run", ""),
+    ("workbench.read", "collecting"),
+)
+# While the agent works, its sandbox is read, and something saved, for checkpoints only.
+TROUBLES_OF_A_CHECKPOINT = (
+    *(("workbench.read", fault) for fault in ("401", "503", "answer cut")),
+    *(
+        ("runs.save_checkpoint", fault)
+        for fault in ("401", "429", "503", "timeout after", "reset before", "reset after", "answer cut")
+    ),
 )
 
 
@@ -57,16 +65,24 @@ class EveryCall:
         world = outlive(scenario, EveryPlaceOnce(fault), sandboxes=2 if fault.startswith("stall") else 1)
 
         met, calls = {place.call for place, _ in world.tripwire.injected}, learn(lab, scenario).tripwire.calls
-        # Who dies with the end stored never comes to leave the sandbox; it is the reaper's then.
-        assert met >= set(calls) - {"sandboxes.pause"}
+        # Who dies with the end stored never comes to leave the sandbox; it is the reaper's then. A checkpoint that is
+        # in trouble is given up until the next one, so that none may come to its end; that has a test of its own.
+        missed = set(calls) - met
+        assert missed <= {"sandboxes.pause", "runs.save_checkpoint"}, missed
         assert len(world.tripwire.injected) >= calls.total() / 2
 
-    @pytest.mark.parametrize("call", REFUSABLE)
-    def test_a_refused_key_of_the_sandbox_service_ends_the_run_with_that_reason(self, outlive, scenario, call):
-        world = outlive(scenario, FirstCallOf("401", call), may_fail_as={"sandbox_auth"})
+    @pytest.mark.parametrize(("call", "stage"), REFUSABLE)
+    def test_a_refused_key_of_the_sandbox_service_ends_the_run_with_that_reason(self, outlive, scenario, call, stage):
+        world = outlive(scenario, FirstCallOf("401", call, stage), may_fail_as={"sandbox_auth"})
 
         assert [fault for _, fault in world.tripwire.injected] == ["401"]
         assert world.run["error_code"] == "sandbox_auth"
+
+    @pytest.mark.parametrize(("call", "fault"), TROUBLES_OF_A_CHECKPOINT)
+    def test_trouble_with_a_checkpoint_does_the_run_no_harm(self, outlive, scenario, call, fault):
+        world = outlive(scenario, FirstCallOf(fault, call, "agent"))
+
+        assert [happened for _, happened in world.tripwire.injected] == [fault]
 
     @pytest.mark.parametrize("calls", ["runs.", "queue."])
     def test_a_key_that_is_refused_once_by_the_database_or_the_queue_is_tried_again(self, outlive, scenario, calls):

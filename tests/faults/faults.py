@@ -154,13 +154,13 @@ class OncePerStage:
 
 
 class FirstCallOf:
-    """The fault at the first call of one method."""
+    """The fault at the first call of one method, in stages that begin so."""
 
-    def __init__(self, fault, call):
-        self._fault, self._call = fault, call
+    def __init__(self, fault, call, stage=""):
+        self._fault, self._call, self._stage = fault, call, stage
 
     def __call__(self, place):
-        if place.call != self._call:
+        if place.call != self._call or not place.stage.startswith(self._stage):
             return None
         self._call = None
         return self._fault

@@ -118,8 +118,10 @@ def _of_its_secrets(world, run):
 
 
 def story_of(events):
-    """The live log, as far as two runs can be compared; what was spent so far is told at any time."""
-    return [(event["kind"], _lasting(event["payload"])) for event in events if event["kind"] != "usage"]
+    """The live log, as far as two runs can be compared; what was spent and changed so far is told at any time."""
+    return [
+        (event["kind"], _lasting(event["payload"])) for event in events if event["kind"] not in {"usage", "changes"}
+    ]
 
 
 def _lasting(payload):

@@ -289,7 +289,9 @@ class World:
             self._step_seen = run["seq"]
 
 
-LAST_LOOK = 3  # the first starts the agent, the next two see it at work, the last one finds it at its end
+# The first starts the agent, the next ones see it at work, the last one finds it at its end: between the first and the
+# last, a checkpoint that was begun before anything was changed has been followed by another.
+LAST_LOOK = 4
 LOOK_EVERY_S = 12  # so that checkpoints are due in between
 
 

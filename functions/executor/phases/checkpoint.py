@@ -7,7 +7,7 @@ ends with a better one.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -46,12 +46,11 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Loo
 
     Raises SandboxGone, and nothing else that is foreseen.
     """
-    mark, now = run.checkpoint, ports.now()
+    mark, age_s = run.checkpoint, _age_s(run, ports)
     try:
         if mark.get("running"):
             return _saved(run, ports, secrets, folder)
-        began_at = datetime.fromisoformat(mark["begun_at"]) if mark else run.started_at or now
-        if (now - began_at).total_seconds() < ports.settings.checkpoint_every_s:
+        if age_s - mark.get("begun_s", 0) < ports.settings.checkpoint_every_s:
             return Looked()
         number = mark.get("number", 0) + 1
         spec = collecting.collector(
@@ -64,15 +63,23 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Loo
         raise
     except AppError as error:
         logger.warning("checkpoint.failed", extra=error.for_log())
-        return Looked({**mark, "running": False, "begun_at": now.isoformat()})
-    return Looked({**mark, "number": number, "begun_at": now.isoformat(), "running": True})
+        return Looked({**mark, "running": False, "begun_s": age_s})
+    return Looked({**mark, "number": number, "begun_s": age_s, "running": True})
 
 
-def kept(mark: Mapping[str, Any]) -> str:
+def kept(run: Run) -> str:
     """What a run that ends without a result says of its last checkpoint; "" where there is nothing to say."""
-    if not mark.get("files"):
+    if not run.checkpoint.get("files"):
         return ""
-    return f" What the agent had changed by {datetime.fromisoformat(mark['saved_at']):%H:%M} UTC is kept."
+    return f" What the agent had changed by {_moment(run, run.checkpoint['saved_s']):%H:%M} UTC is kept."
+
+
+def _age_s(run: Run, ports: Ports) -> float:
+    return (ports.now() - run.started_at).total_seconds() if run.started_at else 0.0
+
+
+def _moment(run: Run, age_s: float) -> datetime:
+    return (run.started_at or datetime.now(UTC)) + timedelta(seconds=age_s)
 
 
 def _job(number: int) -> str:
@@ -86,13 +93,14 @@ def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> L
         return Looked()
     ended = {**mark, "running": False}
     report = collecting.report(state)
-    if report["tree"] == mark.get("tree"):
-        return Looked(ended)
+    if report["tree"] == mark.get("tree") or not (report["files"] or mark.get("files")):
+        return Looked(ended)  # nothing is new
     found = json.loads(collecting.read_result(folder, RESULT_FILE, report))
     secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
-    saved_at = datetime.fromisoformat(mark["begun_at"]).isoformat()
-    ports.runs.save_checkpoint(run, secrets.scrub_result(collecting.result(run, found, checkpoint_at=saved_at)))
+    result = collecting.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
+    ports.runs.save_checkpoint(run, secrets.scrub_result(result))
     logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report["files"]})
     told = {name: found[name] for name in ("additions", "deletions")} | {"files": report["files"]}
     event = Event("changes", {**told, "changed_files": found["changed_files"][:TOLD_FILES]})
-    return Looked({**ended, "tree": report["tree"], "saved_at": saved_at, "files": report["files"]}, (event,))
+    saved = {"tree": report["tree"], "files": report["files"], "saved_s": mark["begun_s"]}
+    return Looked({**ended, **saved}, (event,))
