@@ -574,11 +574,7 @@ def test_a_terminated_supervisor_ends_its_job(job, home):
     assert is_gone(main)
 
 
-# --- as another user --------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else")
-# --- a full disk
+# --- a full disk ------------------------------------------------------------------------------------------
 
 
 def test_an_agents_job_leaves_some_of_the_disk_which_is_free_again_once_it_has_ended(job, home):
@@ -607,6 +603,10 @@ def test_our_own_jobs_may_have_the_whole_disk(job):
     assert not (job.folder / "state" / "ballast").exists()
 
 
+# --- as another user --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else")
 class TestAsAnotherUser:
     @pytest.fixture
     def job(self, tmp_path):

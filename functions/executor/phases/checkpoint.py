@@ -98,7 +98,8 @@ def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> L
     found = json.loads(collecting.read_result(folder, RESULT_FILE, report))
     secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
     result = collecting.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
-    ports.runs.save_checkpoint(run, secrets.scrub_result(result))
+    if not ports.runs.save_checkpoint(run, secrets.scrub_result(result)):
+        return Looked()  # somebody else has the run, and this step will not be saved either
     logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report["files"]})
     told = {name: found[name] for name in ("additions", "deletions")} | {"files": report["files"]}
     event = Event("changes", {**told, "changed_files": found["changed_files"][:TOLD_FILES]})

@@ -238,6 +238,16 @@ def test_what_is_saved_has_no_secret_of_the_run(world):
     assert GIT_TOKEN not in json.dumps(world.task, default=str)
 
 
+def test_whoever_has_lost_the_run_tells_of_no_checkpoint(world):
+    world.store.save_checkpoint = lambda *_: False
+    world.start()
+
+    let_work(world, 2 * EVERY_S)
+
+    assert world.payloads("changes") == []
+    assert "tree" not in world.run_row["checkpoint"]
+
+
 def test_a_message_that_was_put_aside_names_the_run_that_was_given_up(world):
     def broken(*_):
         raise ValueError
