@@ -27,8 +27,9 @@ from mangum import Mangum
 
 from functions.api.app import create_app
 from local.aws.events import HttpRequest, http_event
+from local.listening import listen, url_of
 from local.postgres import Postgres, prepare
-from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port
+from local.processes import PROJECT_ROOT, ProcessGroup
 from shared.config import ApiSettings
 
 FEW, MANY = 10, 10_000
@@ -132,16 +133,16 @@ def _supabase() -> Iterator[Supabase]:
         ProcessGroup(Path(folder) / "logs") as processes,
     ):
         prepare(postgres.dsn, PROJECT_ROOT / "supabase" / "migrations")
-        port = free_port(0)
-        supabase = Supabase(postgres.dsn, f"http://127.0.0.1:{port}")
+        listener = listen()
+        supabase = Supabase(postgres.dsn, url_of(listener))
         environment = os.environ | {
             "DATABASE_URL": supabase.dsn,
             "JWT_SECRET": supabase.jwt_secret,
             "SUPABASE_PUBLISHABLE_KEY": supabase.publishable_key,
             "SUPABASE_SECRET_KEY": secrets.token_hex(16),
         }
-        argv = [sys.executable, "-m", "local.supabase", "--port", str(port)]
-        processes.start("supabase", argv, env=environment, ready=accepts_connections(port))
+        argv = [sys.executable, "-m", "local.supabase"]
+        processes.start("supabase", argv, env=environment, listener=listener)
         yield supabase
 
 

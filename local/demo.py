@@ -1,10 +1,10 @@
 """`make demo`: one real task from an empty machine to a diff in the database.
 
-REPO (path or URL), PROMPT, AGENT and PR come from the environment, so that no shell ever interprets a prompt. With PR=1
-it goes on to a pull request and, on the local GitHub, to what that leaves in the repository when it is merged.
+make hands REPO (path or URL), PROMPT, AGENT, PR and CLOUD on as environment variables, so that no shell ever interprets a
+prompt. With PR=1 it goes on to a pull request and, on the local GitHub, to what that leaves in the repository when it is
+merged.
 """
 
-import os
 import signal
 import sys
 import time
@@ -21,26 +21,25 @@ from local.postgres import MigrationError, PostgresError
 from local.processes import ProcessError
 from local.proposal import github_token, show_pull_request
 from local.repositories import Published, publish_repository
+from local.settings import AGENTS, MODEL_CLOUDS, Settings, SettingsError, enter, read_settings
 from local.stack import MODEL_KEYS, Stack, StackError, StackOptions
 from local.watch import follow, show_diff
 
-AGENTS = {"claude": "Claude Code", "codex": "Codex"}
-PROMPT = "Add a short section to the README that explains how to run the tests."
 WAIT_S = 3600.0
 
-EXPECTED = (StackError, CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
+EXPECTED = (SettingsError, StackError, CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
 
 
 def main() -> int:
     """0 when the task completed, 1 with a sentence when it or the stack failed, 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, _as_interrupt)
     console = Console(highlight=False, soft_wrap=True)
-    agent = os.environ.get("AGENT") or "claude"
-    if agent not in AGENTS:
-        console.print(f"AGENT must be one of: {', '.join(AGENTS)}.")
-        return 1
     try:
-        return _demo(console, agent)
+        settings = read_settings()
+        if len(settings.agents) > 1:
+            raise SettingsError(f"AGENT must be one of {', '.join(AGENTS)} for a demo.")
+        enter(settings.machine)
+        return _demo(console, settings)
     except KeyboardInterrupt:
         console.print("\nStopped. Nothing is left running.")
         return 130
@@ -49,40 +48,43 @@ def main() -> int:
         return 1
 
 
-def _demo(console: Console, agent: str) -> int:
+def _demo(console: Console, settings: Settings) -> int:
     began = time.monotonic()
-    prompt = os.environ.get("PROMPT", "").strip() or PROMPT
+    (agent,) = settings.agents
     console.rule("[bold]async-code: a coding task from prompt to diff")
-    with Stack(StackOptions(agents=(agent,)), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
+    for line in settings.announcements():
+        console.print(f"[bold yellow]![/] {escape(line)}")
+    with Stack(StackOptions.of(settings), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
         console.print(f"[green]✓[/] API ready at {stack.api_url} after {time.monotonic() - began:.1f} s")
-        repository = publish_repository(stack, os.environ.get("REPO"))
+        repository = publish_repository(stack, settings)
         files = "" if repository.files is None else f", {repository.files} files"
         console.print(
             f"[green]✓[/] Repository {escape(repository.name)}: "
             f"branch {escape(repository.branch)}{files}, at {escape(repository.url)}"
         )
         console.print(f"[green]✓[/] {_model_line(stack, agent)}")
-        console.print(f"\n[bold]Prompt:[/] {escape(prompt)}\n")
-        return _run_task(stack, console, agent, prompt, repository)
+        console.print(f"\n[bold]Prompt:[/] {escape(settings.prompt)}\n")
+        return _run_task(stack, console, settings, repository)
 
 
-def _run_task(stack: Stack, console: Console, agent: str, prompt: str, repository: Published) -> int:
+def _run_task(stack: Stack, console: Console, settings: Settings, repository: Published) -> int:
+    (agent,) = settings.agents
     _, client = sign_in(stack)
     with client:
         began = time.monotonic()
         task_id = client.start_task(
-            prompt=prompt,
+            prompt=settings.prompt,
             repo_url=repository.url,
             branch=repository.branch,
             model=agent,
-            github_token=os.environ.get("GITHUB_TOKEN") or "the-local-git-server-asks-for-none",
+            github_token=github_token(settings) or "the-git-server-asks-for-none",
         )
         console.print(f"[green]✓[/] POST /api/start-task: task {task_id}")
         task = follow(client, task_id, console, timeout_s=WAIT_S)
         took_s = time.monotonic() - began
         diff = client.diff(task_id)
-        wanted = os.environ.get("PR") == "1" and bool(task["changed_files"]) and task["status"] == "completed"
-        proposed = client.propose(task_id, github_token=github_token(stack)) if wanted else None
+        wanted = settings.pull_request and bool(task["changed_files"]) and task["status"] == "completed"
+        proposed = client.propose(task_id, github_token=github_token(settings)) if wanted else None
     console.rule(f"[bold]GET /api/git-diff/{task_id}")
     show_diff(diff, console) if diff else console.print("[dim]no changes[/]")
     console.rule()
@@ -92,17 +94,17 @@ def _run_task(stack: Stack, console: Console, agent: str, prompt: str, repositor
         console.print(f"[dim]Logs are in {stack.logs}[/]")
         return 1
     if proposed:
-        show_pull_request(stack, console, repository, proposed)
+        show_pull_request(stack, settings, console, repository, proposed)
     console.print(_next_steps(agent, proposed=bool(proposed)))
     return 0
 
 
 def _model_line(stack: Stack, agent: str) -> str:
     if not stack.scripted(agent):
-        return f"{AGENTS[agent]} with the real model ({MODEL_KEYS[agent]} is set)"
+        return f"{AGENTS[agent]} with the real model"
     return (
         f"The {AGENTS[agent]} program is the real one; a scripted model plays the model's part "
-        f"(set {MODEL_KEYS[agent]} for a real model)"
+        f"(a real one: CLOUD={MODEL_CLOUDS[agent]}, with {MODEL_KEYS[agent]} set)"
     )
 
 

@@ -21,12 +21,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from local.listening import add_port_arguments, listener_of, serve
 from local.sample_repository import COMMITS
 
 NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # not "." and not ".."
@@ -236,21 +236,13 @@ def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m local.git_server")
     parser.add_argument("--root", type=Path, required=True, help="folder with <owner>/<name>.git")
-    parser.add_argument("--port", type=int, required=True)
+    add_port_arguments(parser)
     arguments = parser.parse_args()
     try:
         app = create_app(arguments.root.resolve())
     except GitError as error:
         sys.exit(str(error))
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=arguments.port,
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-    )
+    serve(app, listener_of(arguments), lifespan="off", timeout_graceful_shutdown=2)
 
 
 if __name__ == "__main__":

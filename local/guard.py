@@ -1,10 +1,11 @@
 """Runs one program and takes every process that program left with it when it ends.
 
-    python -I -S guard.py GRACE_S PROGRAM [ARGUMENT...] < PIPE
+    python -I -S guard.py GRACE_S LOCK PROGRAM [ARGUMENT...] < PIPE
 
 The guard ends its child tree when its standard input reaches its end, which is what happens when the
 process holding the other end of the pipe dies in any way, SIGKILL included; or when it gets SIGTERM; or
-when the program itself ends. The program gets SIGTERM first, then GRACE_S seconds, then SIGKILL.
+when the program itself ends. The program gets SIGTERM first, then GRACE_S seconds, then SIGKILL. As long as it lives, the guard
+holds a shared lock on the file LOCK: the next start waits until all guards of the last one are gone.
 
 On Linux nothing escapes: the guard is the "child subreaper", so that even a daemon (double fork, setsid)
 becomes its child. Elsewhere it finds what is below it or in the program's process group.
@@ -13,6 +14,7 @@ Every child of the local stack pays for one guard, so it is a script run without
 little (measured: 10 MB, of which 4 are its own).
 """
 
+import fcntl
 import os
 import select
 import signal
@@ -32,10 +34,12 @@ POLL_S = 0.02
 
 def main(arguments: list[str]) -> int:
     """Run the program to its end and return its exit code (128 + n after signal n, as a shell does)."""
-    grace_s, argv = float(arguments[0]), arguments[1:]
+    grace_s, lock, argv = float(arguments[0]), arguments[1], arguments[2:]
+    fcntl.flock(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_SH)  # the end of this process frees it
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     wakeups = _signals_as_bytes()
     program = _Program(argv)
+    _close_what_is_for_the_program()
     try:
         _wait_for_the_end(program, wakeups)
         program.terminate(grace_s)
@@ -94,6 +98,16 @@ def _become(argv: list[str]) -> None:
         os.write(2, f"cannot start {argv[0]}: {error.strerror}\n".encode())
     finally:
         os._exit(127)
+
+
+def _close_what_is_for_the_program() -> None:
+    """Close descriptors that came along for it: a listening socket must be gone as soon as the program is."""
+    for number in [int(name) for name in os.listdir("/dev/fd")]:  # noqa: PTH208 - pathlib costs 10 ms here
+        try:
+            if number > 2 and os.get_inheritable(number):  # Python's own are not
+                os.close(number)
+        except OSError:  # the one with which we listed the folder
+            continue
 
 
 def _signals_as_bytes() -> int:

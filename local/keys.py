@@ -2,10 +2,12 @@
 
 import base64
 import json
-import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from local.state_files import set_aside, write_state
 
 FILE = "keys.json"
 
@@ -23,11 +25,17 @@ class Keys:
     demo_password: str
 
 
-def keys_of(data: Path) -> Keys:
-    """The keys of this data folder; new ones, readable by its owner only, when it has none."""
+def keys_of(data: Path, progress: Callable[[str], None] = lambda _text: None) -> Keys:
+    """The keys of this data folder; new ones, readable by its owner only, when it has none.
+
+    A file that a full disk or another program has spoilt is set aside, and `progress` is told.
+    """
     file = data / FILE
     if file.exists():
-        return Keys(**json.loads(file.read_text()))
+        try:
+            return Keys(**json.loads(file.read_text()))
+        except (ValueError, TypeError):
+            progress(f"{file} was damaged and is kept as {set_aside(file).name}. New keys are made: users sign in again.")
     keys = Keys(
         jwt_secret=secrets.token_urlsafe(48),
         supabase_publishable_key=f"sb_publishable_{secrets.token_urlsafe(16)}",
@@ -38,6 +46,5 @@ def keys_of(data: Path) -> Keys:
         demo_password=secrets.token_urlsafe(16),
     )
     data.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(asdict(keys), out)
+    write_state(file, json.dumps(asdict(keys)))
     return keys

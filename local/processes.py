@@ -4,16 +4,19 @@ Every child runs under `guard.py`, which ends the child's whole process tree whe
 by `with` reaching its end, an exception, Ctrl-C or SIGKILL.
 """
 
+import fcntl
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
+
+from local.listening import SERVING, listen, url_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 GUARD = Path(__file__).with_name("guard.py")
@@ -29,12 +32,16 @@ class ProcessError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One running program. `log` holds its stdout and stderr; what it wrote itself begins at `log_start`."""
+    """One running program. `log` holds its stdout and stderr; what it wrote itself begins at `log_start`.
+
+    `url` is where its listener is reached; empty without one.
+    """
 
     name: str
     log: Path
     log_start: int
     guard: "subprocess.Popen[bytes]"
+    url: str = ""
 
     def is_alive(self) -> bool:
         return self.guard.poll() is None
@@ -55,6 +62,7 @@ class _Start:
     env: Mapping[str, str]
     ready: Probe
     ready_timeout_s: float
+    address: tuple[str, int] | None  # where it listens
 
 
 class ProcessGroup:
@@ -67,12 +75,16 @@ class ProcessGroup:
 
     def __init__(self, logs: Path, *, grace_s: float = GRACE_S) -> None:
         self._logs = logs
+        self._lock = logs / ".guards"
         self._grace_s = grace_s
         self._children: dict[str, Child] = {}  # in order of start
         self._starts: dict[str, _Start] = {}
 
     def __enter__(self) -> Self:
+        """Raises ProcessError when programs of an earlier group with these logs do not end."""
         self._logs.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as lock:
+            _wait_until_unlocked(lock, self._grace_s + GUARD_MARGIN_S)
         return self
 
     def __exit__(
@@ -88,20 +100,22 @@ class ProcessGroup:
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        ready: Probe = Child.is_alive,
+        ready: Probe | None = None,
         ready_timeout_s: float = 20.0,
+        listener: socket.socket | None = None,
     ) -> Child:
         """Start `argv` in the project's folder with exactly `env`, and return once `ready(child)` says so.
 
-        `ready` is asked every 50 ms; `accepts_connections(port)` is the usual one, `has_said(text)` is for
-        programs that serve no port. Raises ProcessError when
-        the child ends before it is ready or is not ready after `ready_timeout_s` seconds; the child is gone
-        then.
+        The child gets `listener` as its option `--listen-fd`; here it is closed. `ready` is asked every 50 ms; by
+        default it waits until a child with a listener says that it serves, and for nothing without one. Raises
+        ProcessError when the child ends before it is ready or is not ready after `ready_timeout_s` seconds; the child
+        is gone then.
         """
         if name in self.alive():
             raise ProcessError(f"{name} is running already.")
-        start = _Start(argv, env, ready, ready_timeout_s)
-        return self._start(name, start, log_mode="wb")
+        address = listener.getsockname()[:2] if listener else None
+        ready = ready or (has_said(SERVING) if listener else Child.is_alive)
+        return self._start(name, _Start(argv, env, ready, ready_timeout_s, address), listener, log_mode="wb")
 
     def stop(self, name: str) -> None:
         """End the child and everything below it. Nothing happens when it has ended already."""
@@ -115,20 +129,32 @@ class ProcessGroup:
             guard.wait()
 
     def restart(self, name: str) -> Child:
-        """Stop the child and start it as it was started; its log goes on. Raises as `start` does."""
+        """Stop the child and start it as it was started, on the same port; its log goes on. Raises as `start` does."""
         self.stop(name)
-        return self._start(name, self._starts[name], log_mode="ab")
+        start = self._starts[name]
+        listener = None
+        if start.address:
+            host, port = start.address
+            try:
+                listener = listen(port, host)
+            except OSError as error:
+                raise ProcessError(f"{name} cannot start again: another program uses its port {port} now.") from error
+        return self._start(name, start, listener, log_mode="ab")
 
     def alive(self) -> list[str]:
         """Names of the running children, the oldest first."""
         return [child.name for child in list(self._children.values()) if child.is_alive()]
 
-    def _start(self, name: str, start: _Start, *, log_mode: str) -> Child:
+    def _start(self, name: str, start: _Start, listener: socket.socket | None, *, log_mode: str) -> Child:
         log = self._logs / f"{name}.log"
-        with log.open(log_mode) as output:
+        handed_over = [listener.fileno()] if listener else []
+        url = url_of(listener) if listener else ""
+        with log.open(log_mode) as output, listener or nullcontext():  # open in the child only: it may end and free it
             log_start = output.tell()
+            place = [word for number in handed_over for word in ("--listen-fd", str(number))]
             guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(self._grace_s), *start.argv],
+                [sys.executable, "-I", "-S", str(GUARD), str(self._grace_s), str(self._lock), *start.argv, *place],
+                pass_fds=handed_over,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -136,7 +162,7 @@ class ProcessGroup:
                 cwd=PROJECT_ROOT,
                 start_new_session=True,  # Ctrl-C in the terminal reaches us only; we stop in order
             )
-        child = Child(name, log, log_start, guard)
+        child = Child(name, log, log_start, guard, url)
         self._children.pop(name, None)
         self._children[name] = child
         self._starts[name] = start
@@ -148,41 +174,23 @@ class ProcessGroup:
         return child
 
 
-def accepts_connections(port: int) -> Probe:
-    """Return a probe that tells whether something listens on 127.0.0.1:`port`."""
-    return lambda _child: _is_served(port)
-
-
 def has_said(text: str) -> Probe:
     """Return a probe that tells whether the child's log contains `text`."""
     return lambda child: text in child.output()
 
 
-def free_port(preferred: int) -> int:
-    """Return `preferred` if nothing on 127.0.0.1 uses it, else any free port."""
-    if preferred and not _is_served(preferred) and _can_bind(preferred):
-        return preferred
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _is_served(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as listener:
-        # As servers do it: a port whose last connections linger in TIME_WAIT counts as free.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _wait_until_unlocked(lock: TextIO, timeout_s: float) -> None:
+    """Wait until no guard of an earlier group lives: after SIGKILL, its programs need a moment to end."""
+    give_up_at = time.monotonic() + timeout_s
+    while True:
         try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                raise ProcessError(f"Programs of an earlier start still run, and use {lock.name}. End them.") from None
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 def _wait_until_ready(child: Child, start: _Start) -> None:
@@ -192,7 +200,7 @@ def _wait_until_ready(child: Child, start: _Start) -> None:
         if time.monotonic() > give_up_at:
             raise ProcessError(f"{child.name} was not ready after {start.ready_timeout_s:g} s.{_last_lines(child)}")
         time.sleep(POLL_S)
-    _raise_if_ended(child)  # somebody else may have answered in its place
+    _raise_if_ended(child)  # another program may have answered in its place
 
 
 def _raise_if_ended(child: Child) -> None:

@@ -1,14 +1,17 @@
 """The whole stack on one machine: real handlers, real SDKs, and an endpoint for every cloud they speak to.
 
-Only environment variables differ from the cloud. Where the caller's environment already names a cloud (SUPABASE_URL,
-E2B_API_KEY, a model key), that one is used and its local stand-in is not started.
+Only environment variables differ from the cloud. Where the options name a real service, that one is used and its local
+stand-in is not started. The environment of this process is not read.
 """
 
+import fcntl
 import os
+import re
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +20,12 @@ from typing import Self
 from local.agent_clis import ensure_cli
 from local.aws.queue import REGION, QueueUrls, create_queues
 from local.keys import Keys, keys_of
+from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import Postgres
-from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port, has_said
+from local.processes import Child, ProcessGroup, has_said
+from local.settings import LOCAL, MODEL_CLOUDS, Settings, Values, machine_environment
 
-SUPABASE_KEYS = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "JWT_SECRET")
 MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
-
-LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
 SCRIPTED_CODEX_MODEL = "gpt-6.1-sol"  # the default that Codex 0.169 ships with
 
 # As template.yaml has them; a test holds the two together.
@@ -37,13 +39,15 @@ REAPER_EVERY_S = 60
 PREFERRED_PORTS = {
     "api": 8000,
     "supabase": 54321,
-    "postgres": 54322,
     "sqs": 9324,
     "e2b": 8900,
     "model": 8901,
     "git": 8902,
     "github": 8903,
 }
+POSTGRES_PORT = 54322  # preferred, too: PostgreSQL binds it itself, and says which one it got
+POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
+FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
 NOT_ISOLATED = "NO ISOLATION"  # what the E2B server's log says then
 READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
@@ -53,11 +57,21 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackOptions:
-    """`data` keeps the database and keys, `cache` the agents' programs; both survive the stack."""
+    """`data` keeps the database and keys, `cache` the agents' programs; both survive the stack.
 
-    data: Path = field(default_factory=lambda: Path(os.environ.get("LOCAL_DATA") or LOCAL / "data").resolve())
+    `clouds` names the real services to use, each with its variables; `machine` is the environment of every program,
+    `caller` the one in which pip fetches the agents' programs.
+    """
+
+    data: Path = LOCAL / "data"
     cache: Path = LOCAL / "cache"
     agents: tuple[str, ...] = ("claude",)
+    clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
+    host: str = LOOPBACK
+    test_users: Values = field(default_factory=dict, repr=False)
+    postgres_programs: str | None = None
+    machine: Values = field(default_factory=lambda: machine_environment(os.environ, online=False), repr=False)
+    caller: Values = field(default_factory=lambda: dict(os.environ), repr=False)
     executors: int = 4  # steps that may run at the same time
     # Shorter than in the cloud, so that nobody waits long for a crashed step. A step that takes longer still is only
     # done twice at worst: the fence lets one of the two write.
@@ -75,8 +89,22 @@ class StackOptions:
     preferred_ports: Mapping[str, int] | None = None
 
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            data=settings.data,
+            agents=settings.agents,
+            clouds=settings.clouds,
+            host=settings.host,
+            test_users=settings.test_users,
+            postgres_programs=settings.postgres_programs,
+            machine=settings.machine,
+            caller=settings.caller,
+        )
+
+
 class StackError(Exception):
-    """The environment asks for something that cannot work; the text says what to change."""
+    """The stack cannot start here; the text says what to change."""
 
 
 class Stack:
@@ -88,30 +116,40 @@ class Stack:
     def __init__(self, options: StackOptions, progress: Progress = lambda _text: None) -> None:
         self.options = options
         self.logs = options.data / "logs"
-        self.keys: Keys = keys_of(options.data)
-        self._progress = progress
-        self._exit = ExitStack()
-        preferred = PREFERRED_PORTS if options.preferred_ports is None else options.preferred_ports
-        self.ports = {name: free_port(preferred.get(name, 0)) for name in PREFERRED_PORTS}
         self.processes = ProcessGroup(self.logs)
         self.queues = QueueUrls("", "", "")
+        self.keys: Keys
+        self._progress = progress
+        self._exit = ExitStack()
+        self._listeners: dict[str, socket.socket] = {}
+        self._urls: dict[str, str] = {}
+        self._postgres_port = 0
 
     @property
     def api_url(self) -> str:
-        return self._url("api")
+        return self._urls["api"]
 
     @property
     def supabase_url(self) -> str:
-        return os.environ.get("SUPABASE_URL") or self._url("supabase")
+        return self._of_cloud("supabase", "SUPABASE_URL", self._urls.get("supabase", ""))
+
+    @property
+    def supabase_publishable_key(self) -> str:
+        return self._of_cloud("supabase", "SUPABASE_PUBLISHABLE_KEY", self.keys.supabase_publishable_key)
 
     @property
     def supabase_secret_key(self) -> str:
-        return self._given("SUPABASE_SECRET_KEY", self.keys.supabase_secret_key)
+        return self._of_cloud("supabase", "SUPABASE_SECRET_KEY", self.keys.supabase_secret_key)
 
     @property
     def git_url(self) -> str:
         """Origin of the repositories below `git_root`."""
-        return self._url("git")
+        return self._urls["git"]
+
+    @property
+    def github_url(self) -> str:
+        """The REST API of the local stand-in of GitHub."""
+        return self._urls["github"]
 
     @property
     def git_root(self) -> Path:
@@ -123,46 +161,50 @@ class Stack:
 
     @property
     def sqs_url(self) -> str:
-        return self._url("sqs")
+        return self._urls["sqs"]
 
     @property
     def dsn(self) -> str:
         """The embedded database, as its superuser: for tests and for a curious person. Holds the password."""
-        return Postgres(self._postgres_data, self.ports["postgres"]).dsn
+        return Postgres(self._postgres_data, self._postgres_port).dsn
 
     @property
     def _postgres_data(self) -> Path:
         return self.options.data / "postgres"
 
-    def scripted(self, agent: str) -> bool:
-        """Whether a scripted model plays the part of this agent's model, since there is no key for a real one."""
-        return not os.environ.get(MODEL_KEYS[agent])
+    def uses(self, cloud: str) -> bool:
+        """Whether this real service is used instead of its stand-in."""
+        return cloud in self.options.clouds
 
-    @property
-    def real_sandboxes(self) -> bool:
-        """Whether tasks run at E2B, since there is a key for it. From there nothing on this machine can be reached."""
-        return bool(os.environ.get("E2B_API_KEY"))
+    def scripted(self, agent: str) -> bool:
+        """Whether a scripted model plays the part of this agent's model."""
+        return not self.uses(MODEL_CLOUDS[agent])
 
     @property
     def local_github(self) -> bool:
-        """Whether pull requests are made at the stand-in of GitHub; not where another one is named."""
-        return not os.environ.get("GITHUB_API_URL") and not self.real_sandboxes
+        """Whether repositories and pull requests are on this machine: sandboxes at E2B could not reach them."""
+        return not self.uses("github") and not self.uses("e2b")
 
     def __enter__(self) -> Self:
-        missing = [name for name in SUPABASE_KEYS if not os.environ.get(name)]
-        if os.environ.get("SUPABASE_URL") and missing:
-            raise StackError(f"SUPABASE_URL is set, so {' and '.join(missing)} of that project must be set too.")
-        scripted = [MODEL_KEYS[agent] for agent in self.options.agents if self.scripted(agent)]
-        if self.real_sandboxes and scripted:
-            raise StackError(
-                "E2B_API_KEY is set, but sandboxes at E2B cannot reach the scripted model on this machine. "
-                f"Set {' and '.join(scripted)} too, or unset E2B_API_KEY."
-            )
         with ExitStack() as exit_:
+            exit_.enter_context(_only_user_of(self.options.data))
+            self.keys = keys_of(self.options.data, self._progress)
+            self._listen(exit_)
             exit_.enter_context(self.processes)
             self._start()
             self._exit = exit_.pop_all()
         return self
+
+    def _listen(self, exit_: ExitStack) -> None:
+        """Take all ports now, so that no other program can while the programs start that get them."""
+        preferred = PREFERRED_PORTS if self.options.preferred_ports is None else self.options.preferred_ports
+        unused = {name for name in ("supabase", "e2b") if self.uses(name)}
+        unused |= set() if self.local_github else {"github"}
+        unused |= set() if any(map(self.scripted, self.options.agents)) else {"model"}
+        for name in set(PREFERRED_PORTS) - unused:
+            host = self.options.host if name in FOR_BROWSERS else LOOPBACK
+            listener = exit_.enter_context(listen_near(preferred.get(name, 0), host))
+            self._listeners[name], self._urls[name] = listener, url_of(listener)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,7 +212,8 @@ class Stack:
         self._exit.__exit__(kind, error, trace)
 
     def _start(self) -> None:
-        clis = [ensure_cli(agent, self.options.cache, self._progress) for agent in self.options.agents]
+        options = self.options
+        clis = [ensure_cli(agent, options.cache, self._progress) for agent in options.agents]
         self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server, git and GitHub server")
         together(
             [
@@ -183,19 +226,15 @@ class Stack:
             ]
         )
         self._progress("Starting the API and the executor")
-        together([self._start_api, self._start_executor, self._start_dead_letters, self._start_reaper])
+        reaper = [] if self.uses("supabase") else [self._start_reaper]  # it works on all runs of a database
+        together([self._start_api, self._start_executor, self._start_dead_letters, *reaper])
 
     # -------------------------------------------------------------------------------------------- the clouds' stand-ins
 
     def _start_database(self) -> None:
-        if os.environ.get("SUPABASE_URL"):
+        if self.uses("supabase"):
             return
-        self._module(
-            "postgres",
-            "local.postgres",
-            ["--data-dir", str(self._postgres_data), "--migrations", "supabase/migrations"],
-            ready_text="accepts connections on",
-        )
+        self._postgres_port = self._start_postgres()
         self._module(
             "supabase",
             "local.supabase",
@@ -208,6 +247,21 @@ class Stack:
             },
         )
 
+    def _start_postgres(self) -> int:
+        """The port that it got."""
+        preferred = POSTGRES_PORT if self.options.preferred_ports is None else 0
+        argv = ["--data-dir", str(self._postgres_data), "--migrations", "supabase/migrations"]
+        programs = self.options.postgres_programs
+        child = self.processes.start(
+            "postgres",
+            [sys.executable, "-m", "local.postgres", *argv, *(["--port", str(preferred)] if preferred else [])],
+            env=self._environment({"EMBEDDED_PG_BIN": programs} if programs else {}),
+            ready=lambda child: bool(POSTGRES_READY.search(child.output())),
+            ready_timeout_s=READY_TIMEOUT_S,
+        )
+        ready = POSTGRES_READY.search(child.output())
+        return int(ready[1]) if ready else 0
+
     def _start_queue(self) -> None:
         self._module("sqs", "local.aws", [])
         self.queues = create_queues(self.sqs_url)
@@ -218,7 +272,7 @@ class Stack:
         create_queues(self.sqs_url)
 
     def _start_e2b(self, clis: list[Path]) -> None:
-        if self.real_sandboxes:
+        if self.uses("e2b"):
             return
         paths = [part for cli in clis for part in ("--extra-path", str(cli))]
         self._module(
@@ -226,7 +280,6 @@ class Stack:
             "local.e2b",
             ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
-            ready_text="sandboxes are isolated by",
         )
         if NOT_ISOLATED in (self.logs / "e2b.log").read_text():
             self._progress(
@@ -239,11 +292,11 @@ class Stack:
         self._module("git", "local.git_server", ["--root", str(self.git_root)])
 
     def _start_github(self) -> None:
-        if self.local_github:
+        if "github" in self._urls:
             self._module("github", "local.github", ["--root", str(self.git_root), "--web-url", self.git_url])
 
     def _start_model(self) -> None:
-        if any(self.scripted(agent) for agent in self.options.agents):
+        if "model" in self._urls:
             self._module("model", "local.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
 
     # ----------------------------------------------------------------------------------------------- the functions
@@ -279,18 +332,19 @@ class Stack:
 
     def api_environment(self) -> dict[str, str]:
         """What template.yaml gives the API function: no sandbox or model key; the service key only for test users."""
-        given = ("GITHUB_API_URL", "ENABLE_TEST_USERS", "TEST_USERS_SECRET")
-        chosen = {name: os.environ[name] for name in given if os.environ.get(name)}
+        chosen = dict(self.options.test_users)
         if self.local_github:
-            chosen["GITHUB_API_URL"] = self._url("github")
+            chosen["GITHUB_API_URL"] = self.github_url
+        elif url := self._of_cloud("github", "GITHUB_API_URL", ""):
+            chosen["GITHUB_API_URL"] = url
         if chosen.get("ENABLE_TEST_USERS") == "true":
             chosen["SUPABASE_SECRET_KEY"] = self.supabase_secret_key
         return (
             self._function_environment()
             | chosen
             | {
-                "SUPABASE_PUBLISHABLE_KEY": self._given("SUPABASE_PUBLISHABLE_KEY", self.keys.supabase_publishable_key),
-                "JWT_SECRET": self._given("JWT_SECRET", self.keys.jwt_secret),
+                "SUPABASE_PUBLISHABLE_KEY": self.supabase_publishable_key,
+                "JWT_SECRET": self._of_cloud("supabase", "JWT_SECRET", self.keys.jwt_secret),
                 "TOKEN_EXCHANGE": "compat",  # the unmodified frontend sends a bare user id; refused in production
             }
         )
@@ -299,7 +353,7 @@ class Stack:
         """What template.yaml gives the executor's functions."""
         settings = {
             "SUPABASE_SECRET_KEY": self.supabase_secret_key,
-            "E2B_API_KEY": self._given("E2B_API_KEY", self.keys.e2b_api_key),
+            "E2B_API_KEY": self.keys.e2b_api_key,
             "REPLAY_QUEUE_URL": self.queues.replays,
             "STEP_LEASE_S": str(self.options.step_lease_s),
             "CHECKPOINT_EVERY_S": str(self.options.checkpoint_every_s),
@@ -309,21 +363,22 @@ class Stack:
             "AGENT_IDLE_TIMEOUT_S": str(self.options.agent_idle_timeout_s),
             "SETUP_TIMEOUT_S": str(self.options.setup_timeout_s),
         }
-        if not self.real_sandboxes:
-            settings |= {"E2B_API_URL": self._url("e2b"), "E2B_SANDBOX_URL": self._url("e2b")}
-        for agent, key in MODEL_KEYS.items():
-            if not self.scripted(agent):
-                settings[key] = os.environ[key]
-            elif agent in self.options.agents:
-                settings[key] = self.keys.scripted_model_key
-        if "claude" in self.options.agents and self.scripted("claude"):
-            settings["ANTHROPIC_BASE_URL"] = self._url("model")
-        if "codex" in self.options.agents and self.scripted("codex"):
-            # Codex does not say which model it takes by itself, and without a name its tokens have no price.
-            settings |= {"OPENAI_BASE_URL": f"{self._url('model')}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
-        given = ("CLAUDE_MODEL", "CODEX_MODEL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "E2B_TEMPLATE")
-        chosen = {name: os.environ[name] for name in given if os.environ.get(name)}
-        return self._function_environment() | settings | chosen
+        if self.uses("e2b"):
+            settings |= self.options.clouds["e2b"]
+        else:
+            settings |= {"E2B_API_URL": self._urls["e2b"], "E2B_SANDBOX_URL": self._urls["e2b"]}
+        for agent in self.options.agents:
+            settings |= self._model_environment(agent)
+        return self._function_environment() | settings
+
+    def _model_environment(self, agent: str) -> Values:
+        if not self.scripted(agent):
+            return self.options.clouds[MODEL_CLOUDS[agent]]
+        key = {MODEL_KEYS[agent]: self.keys.scripted_model_key}
+        if agent == "claude":
+            return key | {"ANTHROPIC_BASE_URL": self._urls["model"]}
+        # Codex does not say which model it takes by itself, and without a name its tokens have no price.
+        return key | {"OPENAI_BASE_URL": f"{self._urls['model']}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
 
     def _function_environment(self) -> dict[str, str]:
         return {
@@ -345,45 +400,53 @@ class Stack:
         self.processes.start(
             name,
             [sys.executable, "-m", module, *argv, "--name", name],
-            env=_base_environment() | self.executor_environment(),
+            env=self._environment(self.executor_environment()),
             ready=has_said(ready_text),
             ready_timeout_s=READY_TIMEOUT_S,
         )
 
-    def _module(
-        self,
-        name: str,
-        module: str,
-        argv: list[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        ready_text: str | None = None,
-    ) -> None:
-        port = self.ports[name]
-        self.processes.start(
+    def _module(self, name: str, module: str, argv: list[str], *, env: Values | None = None) -> Child:
+        """Start a server on the port that was taken for it."""
+        return self.processes.start(
             name,
-            [sys.executable, "-m", module, *argv, "--port", str(port)],
-            env={**_base_environment(), **(env or {})},
-            ready=has_said(ready_text) if ready_text else accepts_connections(port),
+            [sys.executable, "-m", module, *argv],
+            env=self._environment(env or {}),
             ready_timeout_s=READY_TIMEOUT_S,
+            listener=self._listeners[name],
         )
 
-    def _url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}"
+    def _environment(self, env: Values) -> dict[str, str]:
+        return {**self.options.machine, "PYTHONUNBUFFERED": "1", **env}
 
-    @staticmethod
-    def _given(name: str, default: str) -> str:
-        return os.environ.get(name) or default
+    def _of_cloud(self, cloud: str, variable: str, default: str) -> str:
+        return self.options.clouds.get(cloud, {}).get(variable, default)
 
 
 def _handler(handler: str, timeout_s: int) -> list[str]:
     return ["--handler", handler, "--timeout-s", str(timeout_s)]
 
 
-def _base_environment() -> dict[str, str]:
-    """What any program needs; nothing of the caller's keys and tokens."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "TERM", "SSL_CERT_FILE", "PYTHONDONTWRITEBYTECODE")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+@contextmanager
+def _only_user_of(data: Path) -> Iterator[None]:
+    """Hold the data folder. Raises StackError while another stack does: the two would share logs, database and keys."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "stack.lock").open("a+")
+    except OSError as error:
+        raise StackError(f"The folder {data} cannot be used: {error.strerror}. LOCAL_DATA names another one.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise StackError(
+                f"Another `make dev` or `make demo` (process {lock.read().strip() or 'unknown'}) works with {data}. "
+                "Stop it first, or let this one work with another folder: LOCAL_DATA=/path/to/folder."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 def together(starts: list[Callable[[], None]]) -> None:

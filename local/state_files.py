@@ -1,4 +1,4 @@
-"""Small files that the local stack keeps between two starts. A full disk or a killed process never leaves half of one."""
+"""Small files that the local stack keeps between two starts. A full disk or a killed process leaves no half of one."""
 
 import os
 import secrets

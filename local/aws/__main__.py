@@ -4,6 +4,7 @@ Messages live in memory only. Losing them is fine: the run's row is the truth, a
 """
 
 import argparse
+import socket
 
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -11,6 +12,8 @@ from moto.moto_server.werkzeug_app import (
     create_backend_app,
 )
 from werkzeug.serving import make_server
+
+from local.listening import LOOPBACK, add_port_arguments, announce, listener_of, port_of
 
 
 class _Quiet(MotoRequestHandler):
@@ -21,13 +24,16 @@ class _Quiet(MotoRequestHandler):
             super().log_request(code, size)
 
 
-def serve(port: int) -> None:
-    """Serve SQS on 127.0.0.1:`port` until the process ends."""
+def serve(listener: socket.socket) -> None:
+    """Serve SQS until the process ends."""
     sqs = DomainDispatcherApplication(create_backend_app)
-    make_server("127.0.0.1", port, sqs, threaded=True, request_handler=_Quiet).serve_forever()
+    port, number = port_of(listener), listener.fileno()
+    server = make_server(LOOPBACK, port, sqs, threaded=True, request_handler=_Quiet, fd=number)
+    announce(listener)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m local.aws", description="Serve SQS on 127.0.0.1.")
-    parser.add_argument("--port", type=int, required=True)
-    serve(parser.parse_args().port)
+    add_port_arguments(parser)
+    serve(listener_of(parser.parse_args()))

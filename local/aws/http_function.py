@@ -10,7 +10,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import uvicorn
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,6 +24,7 @@ from local.aws.lambda_runner import (
     function_of,
     logger,
 )
+from local.listening import add_port_arguments, listener_of, serve
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -96,20 +96,12 @@ def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m local.aws.http_function", description=__doc__)
     add_function_arguments(parser)
-    parser.add_argument("--port", type=int, required=True)
+    add_port_arguments(parser)
     parser.add_argument("--environments", type=int, default=2, help="requests served at the same time")
     arguments = parser.parse_args()
     with Environments(function_of(arguments), most=arguments.environments) as environments:
         environments.warm_up()
-        uvicorn.run(
-            gateway(environments),
-            host="127.0.0.1",
-            port=arguments.port,
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=3,
-        )
+        serve(gateway(environments), listener_of(arguments), lifespan="off", timeout_graceful_shutdown=3)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 import argparse
 from pathlib import Path
 
-import uvicorn
-
 from local.github.accounts import DEFAULT_ACCOUNTS, read_accounts
 from local.github.app import create_app
+from local.listening import add_port_arguments, listener_of, serve
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.github", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder with <owner>/<name>.git")
-    parser.add_argument("--port", type=int, required=True, help="of 127.0.0.1")
+    add_port_arguments(parser)
     known = ", ".join(DEFAULT_ACCOUNTS)
     parser.add_argument("--accounts", type=Path, help=f"JSON file of tokens; default: the tokens {known}")
     parser.add_argument("--web-url", default="https://github.com", help="where pull requests say their pages are")
@@ -22,15 +21,7 @@ def main() -> None:
         accounts=read_accounts(arguments.accounts) if arguments.accounts else DEFAULT_ACCOUNTS,
         web_url=arguments.web_url.rstrip("/"),
     )
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=arguments.port,
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-    )
+    serve(app, listener_of(arguments), lifespan="off", timeout_graceful_shutdown=2)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 
-import uvicorn
-
+from local.listening import add_port_arguments, listener_of, serve, url_of
 from local.supabase.app import create_gateway
 
 SECRETS = ("JWT_SECRET", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY")
@@ -19,7 +18,7 @@ SECRETS = ("JWT_SECRET", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY")
 def main() -> int:
     """Return 0 after an ordered stop, 2 when settings are missing."""
     parser = argparse.ArgumentParser(prog="python -m local.supabase", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="of 127.0.0.1")
+    add_port_arguments(parser)
     parser.add_argument("--dsn", default=os.environ.get("DATABASE_URL"), help="default: $DATABASE_URL")
     parser.add_argument("--public-url", help="default: http://127.0.0.1:PORT")
     arguments = parser.parse_args()
@@ -28,15 +27,16 @@ def main() -> int:
         missing.append("DATABASE_URL")
     if missing:
         parser.error(f"missing in the environment: {', '.join(missing)}")
+    listener = listener_of(arguments)
     gateway = create_gateway(
         arguments.dsn,
         jwt_secret=os.environ["JWT_SECRET"],
         publishable_key=os.environ["SUPABASE_PUBLISHABLE_KEY"],
         secret_key=os.environ["SUPABASE_SECRET_KEY"],
-        public_url=arguments.public_url or f"http://127.0.0.1:{arguments.port}",
+        public_url=arguments.public_url or url_of(listener),
     )
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # uvicorn raises it again after its ordered stop
-    uvicorn.run(gateway, host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
+    serve(gateway, listener)
     return 0
 
 

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from local.aws.queue import REGION, create_queues
-from local.processes import ProcessGroup, accepts_connections, free_port
+from local.listening import listen
+from local.processes import ProcessGroup
 from tests.contract.deployments import MASTER_KEYS, Deployments
 from tests.contract.repositories import make_repositories
 from tests.contract.rows import insert_rows
@@ -104,10 +105,8 @@ def processes(tmp_path_factory):
 
 
 def _serve(processes, name, module, *arguments):
-    port = free_port(0)
-    argv = [sys.executable, "-m", module, *arguments, "--port", str(port)]
-    processes.start(name, argv, env=_machine(), ready=accepts_connections(port))
-    return f"http://127.0.0.1:{port}"
+    argv = [sys.executable, "-m", module, *arguments]
+    return processes.start(name, argv, env=_machine(), listener=listen()).url
 
 
 def _machine():

@@ -2,7 +2,7 @@
 
 import sys
 
-from local.processes import accepts_connections, free_port
+from local.listening import listen
 from tests.contract.http_client import HttpClient
 
 MASTER_KEYS = "v1:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -46,12 +46,11 @@ class Deployments:
         return self._clients[name]
 
     def _start(self, name):
-        port = free_port(0)
-        self._processes.start(
+        child = self._processes.start(
             f"api-{name}",
-            [sys.executable, "-m", "local.aws.http_function", *API, "--name", "api", "--port", str(port)],
+            [sys.executable, "-m", "local.aws.http_function", *API, "--name", "api"],
             env=self._settings | self._changes[name],
-            ready=accepts_connections(port),
             ready_timeout_s=READY_TIMEOUT_S,
+            listener=listen(),
         )
-        return HttpClient(f"http://127.0.0.1:{port}")
+        return HttpClient(child.url)

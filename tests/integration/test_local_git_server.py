@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from local.git_server import GitError, make_sample_repository, publish
-from local.processes import ProcessGroup, accepts_connections, free_port
+from local.listening import listen
+from local.processes import ProcessGroup
 
 ENVIRON = {
     "PATH": os.environ["PATH"],
@@ -48,11 +49,9 @@ def root(tmp_path):
 def served(tmp_path_factory):
     """One server for all tests; each puts its own repositories below `served.root`."""
     folder = tmp_path_factory.mktemp("git")
-    port = free_port(0)
-    argv = [sys.executable, "-m", "local.git_server", "--root", str(folder), "--port", str(port)]
+    argv = [sys.executable, "-m", "local.git_server", "--root", str(folder)]
     with ProcessGroup(tmp_path_factory.mktemp("logs")) as group:
-        group.start("git", argv, env=os.environ, ready=accepts_connections(port))
-        yield folder, f"http://127.0.0.1:{port}"
+        yield folder, group.start("git", argv, env=os.environ, listener=listen()).url
 
 
 @pytest.fixture
@@ -219,7 +218,7 @@ def test_a_git_without_its_http_program_is_explained(tmp_path):
     fake = tmp_path / "git"
     fake.write_text(f"#!/bin/sh\necho {tmp_path}\n")
     fake.chmod(0o755)
-    argv = [sys.executable, "-m", "local.git_server", "--root", tmp_path, "--port", "1"]
+    argv = [sys.executable, "-m", "local.git_server", "--root", tmp_path]
 
     done = subprocess.run(
         argv, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60

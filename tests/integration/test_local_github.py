@@ -10,7 +10,8 @@ import pytest
 
 from local.git_server import TOKEN_FILE
 from local.github import Account
-from local.processes import ProcessGroup, accepts_connections, free_port
+from local.listening import listen
+from local.processes import ProcessGroup
 from shared.domain.patch import File
 from tests.integration.github_servers import bare_repository, serving
 
@@ -142,14 +143,14 @@ def test_at_once_only_one_of_many_makes_a_branch(ask, git, main):
 
 
 def test_it_is_a_program_with_accounts_of_your_own(git, tmp_path):
-    accounts, port = tmp_path / "accounts.json", free_port(0)
+    accounts = tmp_path / "accounts.json"
     accounts.write_text(json.dumps({"mine": {"login": "ada", "scopes": ["repo"]}, "fine": {"login": "ada"}}))
-    argv = ["-m", "local.github", "--root", str(tmp_path), "--port", str(port), "--accounts", str(accounts)]
+    argv = ["-m", "local.github", "--root", str(tmp_path), "--accounts", str(accounts)]
     with ProcessGroup(tmp_path / "logs") as processes:
         environment = {"PATH": os.environ["PATH"]}
-        processes.start("github", [sys.executable, *argv], env=environment, ready=accepts_connections(port))
+        github = processes.start("github", [sys.executable, *argv], env=environment, listener=listen())
         mine, fine, tok = (
-            httpx.get(f"http://127.0.0.1:{port}/user", headers={"Authorization": f"Bearer {token}"})
+            httpx.get(f"{github.url}/user", headers={"Authorization": f"Bearer {token}"})
             for token in ("mine", "fine", "tok")
         )
 

@@ -11,7 +11,8 @@ import yaml
 
 from local.aws.lambda_runner import Environment, EnvironmentLost, Environments, Function, HandlerRaised, TimedOut
 from local.aws.queue import create_queues, sqs_client
-from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, accepts_connections, free_port, has_said
+from local.listening import listen
+from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, has_said
 
 SAMPLES = "tests.fixtures.sample_handlers"
 
@@ -144,11 +145,10 @@ class TestHttp:
     @pytest.fixture
     def start(self, group, environ):
         def start(timeout_s=20, environments=1):
-            port = free_port(0)
-            options = ("--handler", f"{SAMPLES}:http", "--name", "api", "--timeout-s", timeout_s, "--port", port)
+            options = ("--handler", f"{SAMPLES}:http", "--name", "api", "--timeout-s", timeout_s)
             argv = module("http_function", *options, "--environments", environments, "--verbose")
-            child = group.start("api", argv, env=environ, ready=accepts_connections(port))
-            return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20), child
+            child = group.start("api", argv, env=environ, listener=listen())
+            return httpx.Client(base_url=child.url, timeout=20), child
 
         return start
 
@@ -271,16 +271,14 @@ class TestHttp:
         argv = module("http_function", "--handler", "tests.fixtures.broken_handler:handler", "--timeout-s", 5)
 
         with pytest.raises(ProcessError, match="this module cannot be imported"):
-            group.start("api", [*argv, "--port", "1"], env=environ, ready=lambda _: False)
+            group.start("api", argv, env=environ, ready=lambda _: False)
 
 
 class TestQueue:
     @pytest.fixture
     def endpoint(self, group):
-        port = free_port(0)
-        sqs = [sys.executable, "-m", "local.aws", "--port", str(port)]
-        group.start("sqs", sqs, env=os.environ, ready=accepts_connections(port))
-        return f"http://127.0.0.1:{port}"
+        sqs = [sys.executable, "-m", "local.aws"]
+        return group.start("sqs", sqs, env=os.environ, listener=listen()).url
 
     @pytest.fixture
     def sqs(self, endpoint):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -6,11 +7,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
+import httpx
 import psutil
 import pytest
 
-from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, accepts_connections, free_port, has_said
+from local.listening import listen, listen_near, port_of
+from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, has_said
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs a child subreaper")
 
@@ -30,6 +34,7 @@ time.sleep(600)
 
 DRIVER = f"""
 import os, pathlib, sys, time
+from local.listening import listen, listen_near, port_of
 from local.processes import ProcessGroup
 folder = pathlib.Path(sys.argv[1])
 with ProcessGroup(folder / "logs", grace_s=1) as group:
@@ -71,20 +76,100 @@ def wait_for(condition, timeout_s=10):
         time.sleep(0.02)
 
 
-def test_start_returns_when_the_port_answers(group):
-    port = free_port(0)
-    server = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+# Serves HTTP on the socket that it is handed; says so when it is ready.
+SERVER = """
+import argparse, http.server, os, socket, sys, time
+from local.listening import add_port_arguments, announce, listener_of
+parser = argparse.ArgumentParser()
+add_port_arguments(parser)
+listener = listener_of(parser.parse_args())
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(os.getpid()).encode())
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+server.socket = listener
+announce(listener)
+server.serve_forever()
+"""
 
-    child = group.start("web", server, env=os.environ, ready=accepts_connections(port))
 
-    assert accepts_connections(port)(child)
-    assert child.is_alive()
+def answer_of(url):
+    with httpx.Client(trust_env=False) as client:
+        return client.get(url, timeout=10).text
+
+
+def refuses(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def test_a_child_serves_on_the_socket_that_it_is_handed_and_frees_the_port_when_it_ends(group):
+    listener = listen()
+    port = port_of(listener)
+
+    child = group.start("web", python(SERVER), env=os.environ, listener=listener)
+
+    assert child.url == f"http://127.0.0.1:{port}"
+    assert int(answer_of(child.url)) in {each.pid for each in psutil.Process(child.guard.pid).children()}
     assert group.alive() == ["web"]
 
     group.stop("web")
 
-    assert not accepts_connections(port)(child)
+    assert refuses(port)
     assert group.alive() == []
+
+
+def test_a_request_that_comes_before_the_child_serves_is_answered_by_it(group):
+    listener = listen()
+    url = f"http://127.0.0.1:{port_of(listener)}"
+    slow = SERVER.replace("announce(listener)", "time.sleep(1); announce(listener)")
+
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(answer_of, url)
+        child = group.start("web", python(slow), env=os.environ, listener=listener)
+
+        assert int(early.result()) in {each.pid for each in psutil.Process(child.guard.pid).children()}
+
+
+def test_the_port_is_free_as_soon_as_the_program_is_killed(group):
+    """Neither this process nor the guard keeps the socket open: a request is refused, and does not wait for ever."""
+    child = group.start("web", python(SERVER), env=os.environ, listener=listen())
+    (program,) = psutil.Process(child.guard.pid).children()
+
+    program.kill()
+
+    wait_for(lambda: refuses(int(child.url.rpartition(":")[2])))
+
+
+def test_a_restarted_child_has_the_port_that_it_had(group):
+    child = group.start("web", python(SERVER), env=os.environ, listener=listen())
+    before = answer_of(child.url)
+
+    again = group.restart("web")
+
+    assert again.url == child.url
+    assert answer_of(again.url) != before
+
+
+def test_a_restart_says_who_is_in_the_way_when_the_port_is_taken_meanwhile(group):
+    child = group.start("web", python(SERVER), env=os.environ, listener=listen())
+    group.stop("web")
+
+    port = int(child.url.rpartition(":")[2])
+    with listen(port), pytest.raises(ProcessError, match=f"another program uses its port {port} now"):
+        group.restart("web")
+
+
+def test_a_child_that_never_serves_is_not_taken_for_ready_because_its_port_answers(group):
+    """The socket accepts connections from the start; what counts is what the child says."""
+    program = python("import time; time.sleep(600)")
+
+    with pytest.raises(ProcessError, match="was not ready"):
+        group.start("web", program, env=os.environ, listener=listen(), ready_timeout_s=0.5)
 
 
 def test_a_child_gets_exactly_the_given_environment(group, tmp_path):
@@ -278,13 +363,39 @@ def test_a_parent_ended_by_a_signal_leaves_no_process(tmp_path, number):
 
 
 def test_a_preferred_port_is_given_when_it_is_free():
-    port = free_port(0)
+    with listen() as first:
+        port = port_of(first)
 
-    assert free_port(port) == port
+    with listen_near(port) as second:
+        assert port_of(second) == port
 
 
-def test_a_taken_port_is_not_given():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken = server.getsockname()[1]
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_taken_port_is_not_given(host):
+    with listen(host=host) as taken, listen_near(port_of(taken)) as other:
+        assert port_of(other) not in (0, port_of(taken))
 
-        assert free_port(taken) not in (0, taken)
+
+def test_of_many_who_want_the_same_port_at_the_same_time_one_gets_it():
+    with listen() as first:
+        port = port_of(first)
+
+    with ThreadPoolExecutor(16) as pool:
+        listeners = list(pool.map(lambda _: listen_near(port), range(16)))
+
+    with ExitStack() as exit_:
+        for listener in listeners:
+            exit_.enter_context(listener)
+        ports = [port_of(listener) for listener in listeners]
+    assert len(set(ports)) == 16
+    assert ports.count(port) <= 1  # another program of this machine may have had it
+
+
+def test_a_program_started_by_hand_says_that_its_port_is_taken():
+    with listen() as taken:
+        argv = [sys.executable, "-m", "local.aws", "--port", str(port_of(taken))]
+        done = subprocess.run(argv, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Port {argv[-1]} of 127.0.0.1 cannot be used")
+    assert "Traceback" not in done.stderr

@@ -9,17 +9,16 @@ import pytest
 
 from functions.executor.replay import move
 from local.aws.queue import REGION, create_queues, sqs_client
-from local.processes import PROJECT_ROOT, ProcessGroup, accepts_connections, free_port
+from local.listening import listen
+from local.processes import PROJECT_ROOT, ProcessGroup
 from shared.domain.messages import RunMessage
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    port = free_port(0)
     with ProcessGroup(tmp_path_factory.mktemp("logs")) as group:
-        sqs = [sys.executable, "-m", "local.aws", "--port", str(port)]
-        group.start("sqs", sqs, env=os.environ, ready=accepts_connections(port))
-        yield f"http://127.0.0.1:{port}"
+        sqs = [sys.executable, "-m", "local.aws"]
+        yield group.start("sqs", sqs, env=os.environ, listener=listen()).url
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """The real `claude` and `codex` do what the scripted model tells them, and our code reads what they print."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from functions.executor.agents import AGENTS, ReaderState
+from local.listening import listen
+from local.processes import ProcessGroup
 from shared.domain.run import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model
 
@@ -211,34 +211,19 @@ def test_a_refused_key_is_answered_as_the_provider_does_and_never_repeated(model
     assert "sk-wrong" not in answer.text
 
 
-def test_the_model_runs_as_a_process_of_its_own(place):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [sys.executable, "-m", "local.model", "--port", str(port)]
+def test_the_model_runs_as_a_process_of_its_own(tmp_path):
     env = os.environ | {"SCRIPTED_MODEL_KEY": KEY}
-    process = subprocess.Popen(argv, env=env, cwd=Path(__file__).parents[2])
-    try:
-        assert answers(f"http://127.0.0.1:{port}/")
-    finally:
-        process.terminate()
-        process.wait(20)
+    with ProcessGroup(tmp_path) as group:
+        model = group.start("model", [sys.executable, "-m", "local.model"], env=env, listener=listen())
+
+        assert httpx.get(model.url).status_code == 200
 
 
 def test_the_model_does_not_start_without_a_key():
-    argv = [sys.executable, "-m", "local.model", "--port", "1"]
+    argv = [sys.executable, "-m", "local.model"]
     env = {name: value for name, value in os.environ.items() if name != "SCRIPTED_MODEL_KEY"}
 
     ended = subprocess.run(argv, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30)
 
     assert ended.returncode == 2
     assert "SCRIPTED_MODEL_KEY" in ended.stderr
-
-
-def answers(url):
-    for _ in range(200):
-        try:
-            return httpx.get(url).status_code == 200
-        except httpx.TransportError:
-            time.sleep(0.1)
-    return False

@@ -1,7 +1,6 @@
 """The gateway as the official Supabase client sees it, and the facts of the wire that the client hides."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,9 @@ import pytest
 from postgrest.exceptions import APIError
 from supabase import create_client
 from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
+
+from local.listening import listen
+from local.processes import ProcessGroup
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = """
@@ -1027,25 +1029,20 @@ class TestTenants:
 
 
 class TestTheProgram:
-    def test_it_serves_until_it_is_told_to_stop(self, postgres_dsn):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+    def test_it_serves_until_it_is_told_to_stop(self, postgres_dsn, tmp_path):
         secrets = {"JWT_SECRET": "j" * 32, "SUPABASE_PUBLISHABLE_KEY": "sb_a", "SUPABASE_SECRET_KEY": "sb_secret_b"}
-        argv = [sys.executable, "-m", "local.supabase", "--port", str(port)]
         environment = os.environ | secrets | {"DATABASE_URL": postgres_dsn}
-        with subprocess.Popen(argv, cwd=ROOT, env=environment) as program:
-            try:
-                url = f"http://127.0.0.1:{port}/rest/v1/projects?id=eq.-1"
-                transport = httpx.HTTPTransport(retries=8)  # waits 0.5, 1, 2 ... s between attempts to connect
-                with httpx.Client(transport=transport) as client:
-                    assert client.get(url, headers={"apikey": "sb_secret_b"}).json() == []
-                program.terminate()
-                assert program.wait(15) == 0
-            finally:
-                program.kill()
+        with ProcessGroup(tmp_path) as group:
+            program = group.start(
+                "supabase", [sys.executable, "-m", "local.supabase"], env=environment, listener=listen()
+            )
+            url = f"{program.url}/rest/v1/projects?id=eq.-1"
+            assert httpx.get(url, headers={"apikey": "sb_secret_b"}).json() == []
+            program.guard.terminate()  # the guard hands it on and ends as its program does
+            assert program.guard.wait(30) == 0
 
     def test_it_names_every_setting_that_is_missing(self):
-        argv = [sys.executable, "-m", "local.supabase", "--port", "1"]
+        argv = [sys.executable, "-m", "local.supabase"]
         environment = {"PATH": os.environ["PATH"], "JWT_SECRET": "j" * 32}
         done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2

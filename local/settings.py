@@ -1,0 +1,228 @@
+"""What the person at the keyboard has chosen for `make demo` and `make dev`.
+
+Three sources: make's command line (handed on as environment variables), the file `.env` of this project, and, for the
+keys of a cloud that CLOUD names, the environment. The environment of a developer's shell belongs to other programs too:
+nothing else in it is used, and none of it reaches a program of the stack.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from local.processes import PROJECT_ROOT
+
+LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
+AGENTS = {"claude": "Claude Code", "codex": "Codex"}
+MODEL_CLOUDS = {"claude": "anthropic", "codex": "openai"}
+PROMPT = "Add a short section to the README that explains how to run the tests."
+HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - chosen by a person who is told what that opens
+
+Values = Mapping[str, str]
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A real service that CLOUD may name. `address` is where it is; `effect` is what using it means, as a sentence."""
+
+    title: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    address: Callable[[Values], str]
+    effect: str
+
+
+CLOUDS: Mapping[str, Cloud] = {
+    "supabase": Cloud(
+        "Supabase",
+        ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "JWT_SECRET"),
+        (),
+        lambda values: values["SUPABASE_URL"],
+        "The demo user and all tasks are stored there. No reaper runs here: it would work on that project's other runs.",
+    ),
+    "e2b": Cloud(
+        "E2B",
+        ("E2B_API_KEY",),
+        ("E2B_TEMPLATE", "E2B_DOMAIN"),
+        lambda values: f"https://api.{values.get('E2B_DOMAIN', 'e2b.app')}",
+        "Sandboxes run there, at your team's expense.",
+    ),
+    "anthropic": Cloud(
+        "Anthropic",
+        ("ANTHROPIC_API_KEY",),
+        ("ANTHROPIC_BASE_URL", "CLAUDE_MODEL"),
+        lambda values: values.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
+        "Claude Code sends your prompt and what it reads of the repository there, at your expense.",
+    ),
+    "openai": Cloud(
+        "OpenAI",
+        ("OPENAI_API_KEY",),
+        ("OPENAI_BASE_URL", "CODEX_MODEL"),
+        lambda values: values.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        "Codex sends your prompt and what it reads of the repository there, at your expense.",
+    ),
+    "github": Cloud(
+        "GitHub",
+        ("GITHUB_TOKEN",),
+        ("GITHUB_API_URL",),
+        lambda values: values.get("GITHUB_API_URL", "https://api.github.com"),
+        "The repository is cloned from there with your token, and pull requests are opened there.",
+    ),
+}
+URLS = ("SUPABASE_URL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "GITHUB_API_URL")
+TEST_USERS = ("ENABLE_TEST_USERS", "TEST_USERS_SECRET")
+
+# What any program needs of this machine.
+MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "TERM", "COLORTERM")
+SCREEN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI")  # how a terminal is written to
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+NEVER_PROXIED = "127.0.0.1,localhost,::1"
+# boto3 reads these files even where it is given an address and keys; one that is missing or broken stops it.
+NO_AWS_ACCOUNT = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`clouds` holds the variables of each real service that is used; `unused` names those that could be.
+
+    `machine` is the environment for the programs of the stack, `caller` the whole environment that we were started
+    with: for pip and the person's own git, which need its proxies and credentials.
+    """
+
+    agents: tuple[str, ...] = ("claude",)
+    repo: str | None = None
+    prompt: str = PROMPT
+    pull_request: bool = False
+    host: str = HOSTS[0]
+    data: Path = LOCAL / "data"
+    clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
+    unused: tuple[str, ...] = ()
+    test_users: Values = field(default_factory=dict, repr=False)
+    postgres_programs: str | None = None
+    machine: Values = field(default_factory=dict, repr=False)
+    caller: Values = field(default_factory=dict, repr=False)
+
+    def announcements(self) -> list[str]:
+        """A sentence for each real service that is used, with its address, and for what the host opens."""
+        lines = [
+            f"{CLOUDS[name].title} at {CLOUDS[name].address(values)} is used. {CLOUDS[name].effect}"
+            for name, values in self.clouds.items()
+        ]
+        if self.host != HOSTS[0]:
+            lines.append(
+                f"HOST={self.host}: every computer that can reach this machine can reach the API, the Supabase gateway "
+                "and the repositories. The API gives a token to every caller who knows a user's id. PostgreSQL, SQS, "
+                f"the sandboxes and the model listen on {HOSTS[0]} only."
+            )
+        if self.unused:
+            lines.append(f"Real services are not used, although you have keys for them. CLOUD={','.join(self.unused)} would.")
+        return lines
+
+
+def read_settings(environment: Values | None = None, dotenv: Path = PROJECT_ROOT / ".env") -> Settings:
+    """The settings of this start. Raises SettingsError."""
+    caller = dict(os.environ if environment is None else environment)
+    file = _dotenv(dotenv)
+    given = {**file, **{name: value for name, value in caller.items() if value}}
+    agents = _words("AGENT", given.get("AGENT") or "claude", tuple(AGENTS))
+    clouds = {name: _cloud(name, given) for name in _words("CLOUD", given.get("CLOUD", ""), tuple(CLOUDS))}
+    _check_together(clouds, agents, pull_request=given.get("PR") == "1")
+    host = given.get("HOST") or HOSTS[0]
+    if host not in HOSTS:
+        raise SettingsError(f"HOST must be one of {', '.join(HOSTS)}, not {host}.")
+    return Settings(
+        agents=agents,
+        repo=given.get("REPO"),
+        prompt=given.get("PROMPT", "").strip() or PROMPT,
+        pull_request=given.get("PR") == "1",
+        host=host,
+        data=Path(given.get("LOCAL_DATA") or LOCAL / "data").expanduser().resolve(),
+        clouds=clouds,
+        unused=tuple(name for name, cloud in CLOUDS.items() if name not in clouds and _has_keys(cloud, given)),
+        test_users={name: file[name] for name in TEST_USERS if file.get(name)},
+        postgres_programs=given.get("EMBEDDED_PG_BIN"),
+        machine=machine_environment(caller, online=bool(clouds)),
+        caller=caller,
+    )
+
+
+def machine_environment(caller: Values, *, online: bool) -> dict[str, str]:
+    """What the programs of the stack get of the caller's environment: nothing that another program's setting is.
+
+    Where real services are used (`online`), also the way to them: proxies, never for this machine itself, and
+    certificates, as far as the files exist.
+    """
+    kept = {name: caller[name] for name in (*MACHINE, *SCREEN) if caller.get(name)} | NO_AWS_ACCOUNT
+    if not os.path.isdir(kept.get("TMPDIR", os.sep)):  # noqa: PTH112 - any text may stand there
+        del kept["TMPDIR"]
+    if online:
+        kept |= {name: caller[name] for name in PROXIES if caller.get(name)}
+        kept |= {name: caller[name] for name in CERTIFICATES if os.path.exists(caller.get(name, ""))}  # noqa: PTH110
+        excepted = ",".join(filter(None, [caller.get("no_proxy") or caller.get("NO_PROXY"), NEVER_PROXIED]))
+        kept |= {"no_proxy": excepted, "NO_PROXY": excepted}
+    return {"PATH": os.defpath} | kept
+
+
+def enter(environment: Values) -> None:
+    """Let this program and all that it starts go on with `environment` only."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _dotenv(file: Path) -> dict[str, str]:
+    """The variables of a .env file, in the format of python-dotenv: no shell reads it, so nothing in it is executed."""
+    try:
+        found = dotenv_values(file, interpolate=False) if file.exists() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}.") from error
+    return {name: value for name, value in found.items() if value}
+
+
+def _words(name: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a list separated by commas, each once."""
+    words = tuple(dict.fromkeys(word for part in text.split(",") if (word := part.strip())))
+    if unknown := [word for word in words if word not in known]:
+        raise SettingsError(f"{name} must be one or more of {', '.join(known)}, separated by commas, not {unknown[0]}.")
+    return words
+
+
+def _cloud(name: str, given: Values) -> dict[str, str]:
+    cloud = CLOUDS[name]
+    if missing := [variable for variable in cloud.required if not given.get(variable)]:
+        raise SettingsError(
+            f"CLOUD={name} uses {cloud.title}, which needs {' and '.join(missing)}: set it in your environment or in .env."
+        )
+    values = {variable: given[variable] for variable in (*cloud.required, *cloud.optional) if given.get(variable)}
+    for variable in set(values) & set(URLS):
+        address = urlsplit(values[variable])
+        if address.scheme not in ("http", "https") or not address.hostname or address.username:
+            raise SettingsError(f"{variable} must be an address such as https://example.com, without a user name.")
+    return values
+
+
+def _has_keys(cloud: Cloud, given: Values) -> bool:
+    return all(given.get(variable) for variable in cloud.required)
+
+
+def _check_together(clouds: Mapping[str, Values], agents: tuple[str, ...], *, pull_request: bool) -> None:
+    """Sandboxes at E2B cannot reach this machine, so they need what they use to be elsewhere, too."""
+    if "e2b" not in clouds:
+        return
+    needed = [MODEL_CLOUDS[agent] for agent in agents] + (["github"] if pull_request else [])
+    if missing := [name for name in needed if name not in clouds]:
+        raise SettingsError(
+            "CLOUD=e2b: sandboxes at E2B cannot reach the stand-ins on this machine. "
+            f"Write CLOUD={','.join([*clouds, *missing])}, or leave e2b out."
+        )
