@@ -1,19 +1,30 @@
 """The API as its frontend uses it: sign in, start a task, watch it, read the diff."""
 
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from local.stack import Stack
 
 DEMO_EMAIL = "demo@async-code.test"
+TIMEOUT_S = 30
+WRONG_PASSWORD, USER_EXISTS = 400, 422  # as GoTrue answers
+PER_PAGE, MAX_PAGES = 100, 100
 Json = dict[str, Any]
 
 
 class ApiError(Exception):
-    """The API refused; the text is its own sentence."""
+    """A service of the stack refused or did not answer; the text is a sentence for a person."""
+
+
+class Refused(ApiError):
+    """`status` is that of the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Client:
@@ -21,7 +32,7 @@ class Client:
 
     def __init__(self, api_url: str, token: str) -> None:
         self.token = token
-        self._http = httpx.Client(base_url=api_url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        self._http = http_client(api_url, token)
 
     def __enter__(self) -> Self:
         return self
@@ -66,50 +77,79 @@ class Client:
         return list(self._call("GET", f"/api/tasks/{task_id}/events", params={"after": after})["events"])
 
     def _call(self, method: str, path: str, **arguments: Any) -> Json:
-        response = self._http.request(method, path, **arguments)
-        if response.is_error:
-            raise ApiError(f"{method} {path}: {response.status_code} {_sentence(response)}")
-        return dict(response.json())
+        return answer_to(self._http, method, path, **arguments)
+
+
+def http_client(url: str, token: str | None = None, **headers: str) -> httpx.Client:
+    """For a service of the stack. Proxies and certificates of the environment apply to real ones only."""
+    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    bearer = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url, headers=bearer | headers, timeout=TIMEOUT_S, trust_env=not local)
+
+
+def answer_to(http: httpx.Client, method: str, path: str, **arguments: Any) -> Json:
+    """The JSON object that a service answers. Raises Refused with its sentence, ApiError where it does not answer."""
+    asked = f"{method} {str(http.base_url).rstrip('/')}{path}"
+    try:
+        response = http.request(method, path, **arguments)
+    except httpx.HTTPError as error:
+        raise ApiError(f"{asked}: no answer ({error or type(error).__name__}).") from error
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if response.is_error:
+        raise Refused(response.status_code, f"{asked}: {response.status_code} {_sentence(body, response.text)}")
+    if not isinstance(body, dict):
+        raise ApiError(f"{asked}: the answer is no JSON object, so another program may be listening there.")
+    return body
 
 
 def sign_in(stack: Stack, email: str = DEMO_EMAIL) -> tuple[str, Client]:
     """The id of this user, made when new, and a client that acts as that user."""
     user_id = _user(stack, email)
-    answer = httpx.post(f"{stack.api_url}/api/auth/token", json={"user_id": user_id}, timeout=30)
-    if answer.is_error:
-        raise ApiError(f"No token for the demo user: {_sentence(answer)}")
-    return user_id, Client(stack.api_url, answer.json()["access_token"])
+    with http_client(stack.api_url) as api:
+        made = answer_to(api, "POST", "/api/auth/token", json={"user_id": user_id})
+    return user_id, Client(stack.api_url, made["access_token"])
 
 
 def _user(stack: Stack, email: str) -> str:
-    headers = {"apikey": stack.supabase_secret_key, "Authorization": f"Bearer {stack.supabase_secret_key}"}
-    with httpx.Client(base_url=f"{stack.supabase_url}/auth/v1", headers=headers, timeout=30) as auth:
-        for user in _pages(auth):
-            if user["email"] == email:
-                return str(user["id"])
-        made = auth.post(
-            "/admin/users", json={"email": email, "password": stack.keys.demo_password, "email_confirm": True}
-        )
-        if made.is_error:
-            raise ApiError(f"The demo user could not be made: {_sentence(made)}")
-        return str(made.json()["id"])
+    """Whoever has the password already; else a new user. One from before the keys were made gets the password."""
+    key, by_password = stack.supabase_secret_key, {"email": email, "password": stack.keys.demo_password}
+    with http_client(f"{stack.supabase_url}/auth/v1", key, apikey=key) as auth:
+        try:
+            return _id(answer_to(auth, "POST", "/token", params={"grant_type": "password"}, json=by_password)["user"])
+        except Refused as refused:
+            if refused.status != WRONG_PASSWORD:
+                raise
+        try:
+            return _id(answer_to(auth, "POST", "/admin/users", json={**by_password, "email_confirm": True}))
+        except Refused as refused:
+            if refused.status != USER_EXISTS:
+                raise
+        user_id = _id_by_email(auth, email)
+        answer_to(auth, "PUT", f"/admin/users/{user_id}", json={"password": by_password["password"]})
+        return user_id
 
 
-def _pages(auth: httpx.Client) -> Iterator[Json]:
-    per_page = 100
-    for page in range(1, 100):
-        answer = auth.get("/admin/users", params={"page": page, "per_page": per_page})
-        if answer.is_error:
-            raise ApiError(f"The users cannot be listed: {_sentence(answer)}")
-        users = answer.json()["users"]
-        yield from users
-        if len(users) < per_page:
-            return
+def _id_by_email(auth: httpx.Client, email: str) -> str:
+    """GoTrue answers with those alone that `filter` fits; the local gateway lists all of its own."""
+    for page in range(1, MAX_PAGES):
+        sought = {"page": page, "per_page": PER_PAGE, "filter": email}
+        users = answer_to(auth, "GET", "/admin/users", params=sought)["users"]
+        for user in users:
+            if user["email"] == email.lower():
+                return _id(user)
+        if len(users) < PER_PAGE:
+            break
+    raise ApiError(f"Supabase says that {email} is registered, but does not list it.")
 
 
-def _sentence(response: httpx.Response) -> str:
-    try:
-        body = response.json()
-    except ValueError:
-        return response.text[:200]
-    return str(body.get("error") or body.get("msg") or body)
+def _id(user: Json) -> str:
+    return str(user["id"])
+
+
+def _sentence(body: Any, text: str) -> str:
+    """What a refusal says: our API, GoTrue and GitHub each have a key of their own for it."""
+    said = isinstance(body, dict) and next((body[key] for key in ("error", "msg", "message") if body.get(key)), None)
+    return str(said or text[:200] or "without a word")

@@ -20,9 +20,10 @@ from local.git_server import GitError
 from local.postgres import MigrationError, PostgresError
 from local.processes import ProcessError
 from local.proposal import github_token, show_pull_request
-from local.repositories import Published, publish_repository
+from local.repositories import Published, check_source, publish_repository
 from local.settings import AGENTS, MODEL_CLOUDS, Settings, SettingsError, enter, read_settings
 from local.stack import MODEL_KEYS, Stack, StackError, StackOptions
+from local.terminal import make_console
 from local.watch import follow, show_diff
 
 WAIT_S = 3600.0
@@ -33,11 +34,12 @@ EXPECTED = (SettingsError, StackError, CliFetchError, ApiError, GitError, Proces
 def main() -> int:
     """0 when the task completed, 1 with a sentence when it or the stack failed, 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, _as_interrupt)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     try:
         settings = read_settings()
         if len(settings.agents) > 1:
             raise SettingsError(f"AGENT must be one of {', '.join(AGENTS)} for a demo.")
+        check_source(settings.repo, settings.caller)
         enter(settings.machine)
         return _demo(console, settings)
     except KeyboardInterrupt:
@@ -56,7 +58,7 @@ def _demo(console: Console, settings: Settings) -> int:
         console.print(f"[bold yellow]![/] {escape(line)}")
     with Stack(StackOptions.of(settings), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
         console.print(f"[green]✓[/] API ready at {stack.api_url} after {time.monotonic() - began:.1f} s")
-        repository = publish_repository(stack, settings)
+        repository = publish_repository(stack, settings.repo)
         files = "" if repository.files is None else f", {repository.files} files"
         console.print(
             f"[green]✓[/] Repository {escape(repository.name)}: "
@@ -77,14 +79,14 @@ def _run_task(stack: Stack, console: Console, settings: Settings, repository: Pu
             repo_url=repository.url,
             branch=repository.branch,
             model=agent,
-            github_token=github_token(settings) or "the-git-server-asks-for-none",
+            github_token=github_token(stack),
         )
         console.print(f"[green]✓[/] POST /api/start-task: task {task_id}")
         task = follow(client, task_id, console, timeout_s=WAIT_S)
         took_s = time.monotonic() - began
         diff = client.diff(task_id)
         wanted = settings.pull_request and bool(task["changed_files"]) and task["status"] == "completed"
-        proposed = client.propose(task_id, github_token=github_token(settings)) if wanted else None
+        proposed = client.propose(task_id, github_token=github_token(stack)) if wanted else None
     console.rule(f"[bold]GET /api/git-diff/{task_id}")
     show_diff(diff, console) if diff else console.print("[dim]no changes[/]")
     console.rule()
@@ -94,7 +96,7 @@ def _run_task(stack: Stack, console: Console, settings: Settings, repository: Pu
         console.print(f"[dim]Logs are in {stack.logs}[/]")
         return 1
     if proposed:
-        show_pull_request(stack, settings, console, repository, proposed)
+        show_pull_request(stack, console, repository, proposed)
     console.print(_next_steps(agent, proposed=bool(proposed)))
     return 0
 

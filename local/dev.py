@@ -1,7 +1,6 @@
 """`make dev`: the stack stays up, with URLs, a token and curl lines to copy, and the logs of all functions."""
 
 import json
-import os
 import shlex
 import signal
 import sys
@@ -13,14 +12,15 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from local.client import DEMO_EMAIL, sign_in
-from local.demo import AGENTS, EXPECTED
-from local.github.accounts import DEFAULT_ACCOUNTS
-from local.repositories import Published, publish_repository
+from local.client import DEMO_EMAIL, Json, sign_in
+from local.demo import EXPECTED
+from local.proposal import github_token
+from local.repositories import Published, check_source, publish_repository
+from local.settings import AGENTS, PROMPT, Settings, enter, read_settings
 from local.stack import Stack, StackOptions
+from local.terminal import make_console
 
 LOOK_EVERY_S = 0.3
-GITHUB_TOKEN = next(iter(DEFAULT_ACCOUNTS))  # which the stand-in of GitHub knows; the git server asks for none
 # The functions' own logs; what the stand-ins print is in files and matters only when they fail.
 FOLLOWED = ("api", "executor", "dead-letters", "reaper")
 LEVEL_STYLES = {"DEBUG": "dim", "WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}
@@ -36,14 +36,15 @@ UNSAID = {"level", "location", "message", "timestamp", "service", "cold_start", 
 def main() -> int:
     """Runs until Ctrl-C."""
     signal.signal(signal.SIGTERM, _as_interrupt)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     try:
-        agents = tuple((os.environ.get("AGENT") or "claude").split(","))
-        if unknown := set(agents) - set(AGENTS):
-            console.print(f"AGENT must be one or more of {', '.join(AGENTS)}, not {', '.join(sorted(unknown))}.")
-            return 1
-        with Stack(StackOptions(agents=agents), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
-            _welcome(stack, console)
+        settings = read_settings()
+        check_source(settings.repo, settings.caller)
+        enter(settings.machine)
+        for line in settings.announcements():
+            console.print(f"[bold yellow]![/] {escape(line)}")
+        with Stack(StackOptions.of(settings), lambda text: console.print(f"[dim]·[/] {escape(text)}")) as stack:
+            _welcome(stack, console, settings)
             _stream_logs(stack, console)
     except KeyboardInterrupt:
         console.print("\nStopped. Nothing is left running.")
@@ -53,19 +54,20 @@ def main() -> int:
     return 0
 
 
-def _welcome(stack: Stack, console: Console) -> None:
+def _welcome(stack: Stack, console: Console, settings: Settings) -> None:
     user_id, client = sign_in(stack)
     with client:
         token = client.token
-    repository = publish_repository(stack, os.environ.get("REPO"))
+    repository = publish_repository(stack, settings.repo)
     console.rule("[bold]async-code is running")
     for title, value in (
         ("API", f"{stack.api_url}  (docs: {stack.api_url}/docs)"),
-        ("Supabase", f"{stack.supabase_url}  (publishable key: {stack.keys.supabase_publishable_key})"),
-        ("PostgreSQL", stack.dsn),
+        ("Supabase", f"{stack.supabase_url}  (publishable key: {stack.supabase_publishable_key})"),
+        *([] if stack.uses("supabase") else [("PostgreSQL", stack.dsn)]),
         ("Agents", f"{', '.join(stack.options.agents)}  (make dev AGENT={','.join(AGENTS)} for all)"),
         ("Repository", repository.url),
         ("User", f"{DEMO_EMAIL}  (password: {stack.keys.demo_password}, id: {user_id})"),
+        ("GitHub", _github_line(stack)),
         ("Logs", str(stack.logs)),
     ):
         console.print(f"  [bold]{title:<11}[/]{escape(value)}")
@@ -74,29 +76,43 @@ def _welcome(stack: Stack, console: Console) -> None:
     console.rule("[dim]logs, Ctrl-C stops everything")
 
 
-def _curl_lines(stack: Stack, token: str, repository: Published) -> str:
+def _github_line(stack: Stack) -> str:
+    if not stack.local_github:
+        return "the real one; type a token of yours into the frontend's settings"
+    return f"{stack.github_url}  (token for the frontend's settings: {github_token(stack)})"
+
+
+def _curl_lines(stack: Stack, api_token: str, repository: Published) -> str:
     body = {
-        "prompt": "Add a short section to the README that explains how to run the tests.",
+        "prompt": PROMPT,
         "repo_url": repository.url,
         "branch": repository.branch,
-        "github_token": GITHUB_TOKEN,
+        "github_token": "$GITHUB_TOKEN",
         "model": stack.options.agents[0],
     }
-    as_json = "-H 'Content-Type: application/json'"
+    curl = "curl -sS --noproxy '*'"  # this machine is reached without a proxy
     auth = '-H "Authorization: Bearer $TOKEN"'
-    git_token = {"github_token": GITHUB_TOKEN}
-    start = f"curl -s {stack.api_url}/api/start-task {auth} {as_json} -d {shlex.quote(json.dumps(body))}"
+    as_json = f"{auth} -H 'Content-Type: application/json'"
+    task_id = r"""sed -n 's/.*"task_id": *\([0-9]*\).*/\1/p'"""
+    token = github_token(stack) if stack.local_github else "<a token of yours>"
     return "\n".join(
         (
-            f"export TOKEN={token}",
-            f"TASK=$({start} | grep -o '[0-9][0-9]*' | head -n 1); echo $TASK",
-            f"curl -s {stack.api_url}/api/task-status/$TASK {auth}",
-            f'curl -s "{stack.api_url}/api/tasks/$TASK/events?after=0" {auth}',
-            f"curl -s {stack.api_url}/api/git-diff/$TASK {auth}",
-            f"curl -s {stack.api_url}/api/create-pr/$TASK {auth} {as_json} -d {shlex.quote(json.dumps(git_token))}",
-            f"curl -s {stack.api_url}/api/tasks {auth}",
+            f"export TOKEN={shlex.quote(api_token)} GITHUB_TOKEN={shlex.quote(token)}",
+            f"ANSWER=$({curl} {stack.api_url}/api/start-task {as_json} -d {_in_double_quotes(body)}); echo \"$ANSWER\"",
+            f'TASK=$(echo "$ANSWER" | {task_id})',
+            f"{curl} {stack.api_url}/api/task-status/$TASK {auth}",
+            f'{curl} "{stack.api_url}/api/tasks/$TASK/events?after=0" {auth}',
+            f"{curl} {stack.api_url}/api/git-diff/$TASK {auth}",
+            f"{curl} {stack.api_url}/api/create-pr/$TASK {as_json} -d {_in_double_quotes({'github_token': '$GITHUB_TOKEN'})}",
+            f"{curl} {stack.api_url}/api/tasks {auth}",
         )
     )
+
+
+def _in_double_quotes(body: Json) -> str:
+    """JSON as a word of a shell, which puts variables in."""
+    text = json.dumps(body).replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`")
+    return f'"{text}"'
 
 
 def _stream_logs(stack: Stack, console: Console) -> None:

@@ -1,108 +1,98 @@
-"""GitHub's git side on a laptop: bare repositories over smart HTTP, for cloning only.
+"""GitHub's git side on a laptop: bare repositories over smart HTTP, for cloning only, and pages to look at them.
 
     python -m local.git_server --root R --port P
 
-serves `R/<owner>/<name>.git` as `http://127.0.0.1:P/<owner>/<name>[.git]`, through git's own `http-backend`.
+serves `R/<owner>/<name>.git` as `http://127.0.0.1:P/<owner>/<name>[.git]`, through git's own `http-backend`. A browser
+gets a page there, and one of each pull request at `…/<owner>/<name>/pull/<number>`.
 A repository whose folder holds a file `required-token` wants that text as the password of HTTP Basic.
 """
 
 import argparse
 import asyncio
 import base64
-import binascii
 import contextlib
 import hmac
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from local.github import pages
+from local.github.pulls import Pulls
+from local.github.repository import Repository
 from local.listening import add_port_arguments, listener_of, serve
-from local.sample_repository import COMMITS
+from local.mirrors import NAME, TOKEN_FILE, GitError, make_sample_repository, publish
 
-NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # not "." and not ".."
+__all__ = ["NAME", "TOKEN_FILE", "GitError", "create_app", "make_sample_repository", "publish"]
+
 CHUNK = 64 * 1024
-TOKEN_FILE = "required-token"
-DETACHED = "detached-head"  # the branch we publish for a source that is on none
-
-
-class GitError(Exception):
-    """git is missing or refused; the text is a sentence for a person."""
-
-
-def publish(root: Path, owner: str, name: str, source: Path) -> None:
-    """Make or update the mirror `root/owner/name.git` from the repository at `source`.
-
-    It gets the branches, the tags and the current branch of `source`, as committed; a file with its required
-    token stays. Raises GitError when `source` is no git repository or has no commit yet.
-    """
-    if not (NAME.fullmatch(owner) and NAME.fullmatch(name)):
-        raise GitError(f"{owner}/{name} is not a name of a repository.")
-    with _git_environ() as env:
-        if _git(env, source, "rev-parse", "--verify", "--quiet", "HEAD", check=False) == "":
-            raise GitError(f"{source} is not a git repository with at least one commit.")
-        current = _git(env, source, "symbolic-ref", "--quiet", "--short", "HEAD", check=False)
-        mirror = root / owner / f"{name}.git"
-        mirror.mkdir(parents=True, exist_ok=True)
-        _git(env, mirror, "init", "--bare", "--quiet")
-        branches = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-        detached = [] if current else [f"+HEAD:refs/heads/{DETACHED}"]
-        fetch = ("fetch", "--quiet", "--prune", "--update-shallow")
-        _git(env, mirror, *fetch, str(source.resolve()), *branches, *detached)
-        _git(env, mirror, "symbolic-ref", "HEAD", f"refs/heads/{current or DETACHED}")
-        # What GitHub allows too: `clone --filter=blob:none`, and `fetch` of any commit by its id.
-        _git(env, mirror, "config", "uploadpack.allowFilter", "true")
-        _git(env, mirror, "config", "uploadpack.allowAnySHA1InWant", "true")
-
-
-def make_sample_repository(path: Path) -> None:
-    """Make the demo's repository at `path`: a small Python library of three commits, always the same ids."""
-    path.mkdir(parents=True)
-    with _git_environ() as env:
-        _git(env, path, "init", "--quiet", "--initial-branch=main", "--object-format=sha1")
-        for commit in COMMITS:
-            for file, text in commit.files.items():
-                (path / file).parent.mkdir(parents=True, exist_ok=True)
-                (path / file).write_text(text, encoding="utf-8")
-            _git(env, path, "add", "--all")
-            author = {
-                f"GIT_{who}_{what}": value
-                for who in ("AUTHOR", "COMMITTER")
-                for what, value in (("NAME", commit.name), ("EMAIL", commit.email), ("DATE", commit.date))
-            }
-            _git({**env, **author}, path, "commit", "--quiet", "--message", commit.message)
 
 
 def create_app(root: Path) -> Starlette:
     """Return the server of the repositories below `root`. Raises GitError when git cannot serve HTTP."""
     backend = _http_backend()
 
-    async def serve(request: Request) -> Response:
-        repository = _repository(root, request)
-        if repository is None:
-            return PlainTextResponse("Repository not found.", 404)
-        if not _may_read(repository, request.headers.get("authorization", "")):
-            challenge = {"www-authenticate": 'Basic realm="git"'}
-            return PlainTextResponse("This repository needs a token.", 401, challenge)
+    async def serve(request: Request, repository: Path) -> Response:
         if _asks_to_push(request):
             return PlainTextResponse("This server is for cloning only; it accepts no push.", 403)
         return await _run_backend(backend, root, repository, request)
 
+    def allowed(handle: Callable[[Request, Path], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """Have only those requests handled that may read the repository."""
+
+        async def answer(request: Request) -> Response:
+            repository = _repository(root, request)
+            if repository is None:
+                return PlainTextResponse("Repository not found.", 404)
+            if not _may_read(repository, request.headers.get("authorization", "")):
+                challenge = {"www-authenticate": 'Basic realm="git"'}
+                return PlainTextResponse("This repository needs a token.", 401, challenge)
+            return await handle(request, repository)
+
+        return answer
+
     return Starlette(
         routes=[
-            Route("/{owner}/{name}/info/refs", serve, methods=["GET"]),
-            Route("/{owner}/{name}/{service}", serve, methods=["POST"]),
-        ]
+            Route("/{owner}/{name}/info/refs", allowed(serve), methods=["GET"]),
+            Route("/{owner}/{name}/{service}", allowed(serve), methods=["POST"]),
+            Route("/{owner}/{name}", allowed(_repository_page), methods=["GET"]),
+            Route("/{owner}/{name}/pull/{number}", allowed(_pull_page), methods=["GET"]),
+        ],
+        exception_handlers={404: _nothing_here},
     )
+
+
+async def _repository_page(request: Request, folder: Path) -> Response:
+    return _page(await run_in_threadpool(pages.repository_page, _shown(request, folder)))
+
+
+async def _pull_page(request: Request, folder: Path) -> Response:
+    page = await run_in_threadpool(pages.pull_page, _shown(request, folder), request.path_params["number"])
+    return PlainTextResponse("Pull request not found.", 404) if page is None else _page(page)
+
+
+async def _nothing_here(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("Nothing is at this address. A repository is at /<owner>/<name>.", 404)
+
+
+def _shown(request: Request, folder: Path) -> pages.Shown:
+    path = f"/{folder.parent.name}/{folder.name.removesuffix('.git')}"
+    url = f"{request.base_url.scheme}://{request.base_url.netloc}{path}"
+    pulls = Pulls(folder.with_name(f"{folder.name.removesuffix('.git')}.pulls.json"))
+    return pages.Shown(repository=Repository(folder), pulls=pulls, path=path, url=url)
+
+
+def _page(html: str) -> Response:
+    """What it shows is written by agents and repositories: nothing in it may run or load anything."""
+    return HTMLResponse(html, headers=pages.HEADERS)
 
 
 def _repository(root: Path, request: Request) -> Path | None:
@@ -120,7 +110,7 @@ def _may_read(repository: Path, authorization: str) -> bool:
         return True
     try:
         given = base64.b64decode(authorization.removeprefix("Basic "), validate=True).partition(b":")[2]
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         return False
     return hmac.compare_digest(given, token.encode())
 
@@ -203,33 +193,6 @@ def _http_backend() -> Path:
     if not backend.is_file():
         raise GitError(f"This git cannot serve HTTP ({backend} is missing); please install the full git package.")
     return backend
-
-
-@contextlib.contextmanager
-def _git_environ() -> Iterator[dict[str, str]]:
-    """Give an environment in which git reads no settings but ours and trusts every folder's owner."""
-    with NamedTemporaryFile("w", suffix=".gitconfig") as config:
-        config.write("[safe]\n\tdirectory = *\n")
-        config.flush()
-        yield {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LC_ALL": "C",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": config.name,  # a file, as git keeps it for the programs it starts
-        }
-
-
-def _git(env: Mapping[str, str], folder: Path, *arguments: str, check: bool = True) -> str:
-    """Run git in `folder`, which must itself be a repository or become one, and return what it printed."""
-    ceiling = {"GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)}
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, env={**env, **ceiling}, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise GitError("git is not installed; please install it and try again.") from error
-    if check and done.returncode != 0:
-        raise GitError(f"git {arguments[0]} failed in {folder}: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def main() -> None:

@@ -1,27 +1,21 @@
 """The end of a demo: the pull request of a task and, on the local GitHub, the repository once it is merged."""
 
-import os
-import subprocess
-
-import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from local.client import ApiError, Json
+from local.client import Json, answer_to, http_client
 from local.github.accounts import DEFAULT_ACCOUNTS
+from local.mirrors import git, git_environ
 from local.repositories import OWNER, Published
 from local.stack import Stack
-
-WAIT_S = 30
+from local.terminal import visible
 
 
 def github_token(stack: Stack) -> str:
-    """One that the GitHub of this stack takes. Raises ApiError where only the person has such a one."""
-    if stack.local_github:
-        return next(iter(DEFAULT_ACCOUNTS))
-    if token := os.environ.get("GITHUB_TOKEN"):
-        return token
-    raise ApiError("Set GITHUB_TOKEN to a token that may open pull requests in this repository.")
+    """The one that tasks carry: the person's for the real GitHub, else one that the local GitHub accepts."""
+    if stack.uses("github"):
+        return stack.options.clouds["github"]["GITHUB_TOKEN"]
+    return next(iter(DEFAULT_ACCOUNTS))
 
 
 def show_pull_request(stack: Stack, console: Console, repository: Published, made: Json) -> None:
@@ -37,21 +31,21 @@ def show_pull_request(stack: Stack, console: Console, repository: Published, mad
     console.print(escape(_log(stack, repository)))
     console.rule()
     console.print(
-        f"[green]✓[/] Merged on the local GitHub: git clone {escape(repository.url)}, while make dev is running"
+        "[green]✓[/] Merged on the local GitHub, which ends with this demo. To look at it, start `make dev`, then\n"
+        f"    open {escape(made['pr_url'])}\n"
+        f"    or   git clone {escape(repository.url)}"
     )
 
 
 def _merge(stack: Stack, repository: Published, number: int) -> None:
     """As somebody would with the button on GitHub's page."""
-    url = f"{stack.api_environment()['GITHUB_API_URL']}/repos/{OWNER}/{repository.name}/pulls/{number}/merge"
-    answer = httpx.put(url, headers={"Authorization": f"Bearer {github_token(stack)}"}, json={}, timeout=WAIT_S)
-    if answer.is_error:
-        raise ApiError(f"The pull request could not be merged: {answer.json().get('message')}")
+    with http_client(stack.github_url, github_token(stack)) as github:
+        answer_to(github, "PUT", f"/repos/{OWNER}/{repository.name}/pulls/{number}/merge", json={})
 
 
 def _log(stack: Stack, repository: Published) -> str:
     """The merge, what it brought, and what it was put on."""
     folder = stack.git_root / OWNER / f"{repository.name}.git"
-    log = ("log", "--graph", "--stat", "--format=%h %an: %s", "--max-count=3", f"refs/heads/{repository.branch}")
-    argv = ["git", "-c", "safe.directory=*", "--git-dir", str(folder), *log, "--"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, check=True).stdout.rstrip()
+    log = ("log", "--graph", "--stat", "--format=%h %an: %s", "--max-count=3", f"refs/heads/{repository.branch}", "--")
+    with git_environ() as env:
+        return visible(git(env, folder, *log))

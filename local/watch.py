@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from local.client import Client
+from local.terminal import visible
 
 PHASES = ("queued", "provisioning", "cloning", "setup", "agent", "collecting", "done")
 ENDED = {"completed", "failed", "cancelled"}
 LOOK_EVERY_S = 0.5
 DIFF_LINES = 200  # of a diff on a screen; the whole of it is in the database
+LINE_CHARS = 1000  # of a line of it
 
 Json = dict[str, Any]
 
@@ -82,35 +84,45 @@ def describe(event: Json) -> Iterator[str]:
     payload = event["payload"]
     match event["kind"]:
         case "phase" if payload["phase"] != "queued":
-            yield f"[cyan]● {payload['phase']}[/]"
+            yield f"[cyan]● {_shown(payload['phase'])}[/]"
         case "cloned":
-            yield f"  [dim]{escape(payload['branch'])} at {payload['commit'][:12]}[/]"
+            yield f"  [dim]{_shown(payload['branch'])} at {_shown(payload['commit'][:12])}[/]"
         case "session":
-            version = f"agent program {payload['cli_version']}, " if payload.get("cli_version") else ""
-            yield f"  [dim]{escape(version)}model {escape(payload.get('model') or 'of its own choice')}[/]"
+            version = f"agent program {_shown(payload['cli_version'])}, " if payload.get("cli_version") else ""
+            yield f"  [dim]{version}model {_shown(payload.get('model') or 'of its own choice')}[/]"
         case "agent_message":
-            yield f"  [white]{escape(payload['text'].strip())}[/]"
+            yield f"  [white]{_shown(payload['text'])}[/]"
         case "tool_use":
-            yield f"  [yellow]{escape(payload['title'])}[/]"
+            yield f"  [yellow]{_shown(payload['title'])}[/]"
         case "tool_result" if not payload["ok"]:
-            yield f"  [red]{escape(_first_line(payload['output']))}[/]"
+            yield f"  [red]{_shown(_first_line(payload['output']))}[/]"
         case "changes":
             yield f"  [dim]saved so far: {payload['files']} changed, +{payload['additions']} -{payload['deletions']}[/]"
         case "setup_output":
-            yield f"  [dim]{escape(payload['text'].rstrip())}[/]"
+            yield f"  [dim]{_shown(payload['text'])}[/]"
         case "warning":
-            yield f"  [bold yellow]![/] {escape(payload['text'])}"
+            yield f"  [bold yellow]![/] {_shown(payload['text'])}"
         case "ended" if payload["text"]:
-            yield f"  [bold red]✗[/] {escape(payload['text'])}"
+            yield f"  [bold red]✗[/] {_shown(payload['text'])}"
 
 
 def show_diff(diff: str, console: Console) -> None:
-    """The diff in colour, cut to a screenful or two."""
-    lines = diff.splitlines()
-    console.print(Syntax("\n".join(lines[:DIFF_LINES]), "diff", theme="ansi_dark", background_color="default"))
+    """The diff in colour, cut to a screenful or two; the terminal wraps long lines."""
+    lines = diff.removesuffix("\n").split("\n")  # a carriage return is part of its line
+    shown = "\n".join(visible(_cut(line)) for line in lines[:DIFF_LINES])
+    console.print(Syntax("", "diff", theme="ansi_dark", background_color="default").highlight(shown), end="")
     if len(lines) > DIFF_LINES:
         console.print(f"[dim]… {len(lines) - DIFF_LINES} more lines[/]")
 
 
+def _shown(text: str) -> str:
+    """As markup that shows just this text. Programs that draw progress bars end lines with a carriage return."""
+    return escape(visible(text.replace("\r\n", "\n").rstrip().lstrip("\n")))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}… {len(line) - LINE_CHARS} more characters"
+
+
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:200] if text.strip() else "failed"
+    return text.strip().split("\n")[0][:200] or "failed"

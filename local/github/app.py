@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.git_server import NAME, TOKEN_FILE
 from local.github.accounts import DEFAULT_ACCOUNTS, Account, Accounts
 from local.github.pulls import Pull, Pulls
 from local.github.repository import Commit, Entry, GitRefused, Person, Repository
+from local.mirrors import NAME, TOKEN_FILE
 
 Json = dict[str, Any]
 Answer = tuple[int, Any]
@@ -331,6 +331,9 @@ def _move_branch(call: Call) -> Answer:
     if not call.body.get("force") and call.repository.commits_between(commit, there):
         raise Refused(422, "Update is not a fast forward")
     call.repository.set_head(branch, commit)
+    for pull in call.pulls.all():
+        if (pull.branch, pull.state) == (branch, "open"):
+            call.repository.keep_pull(pull.number, commit)
     return 200, _reference(branch, commit)
 
 
@@ -364,7 +367,7 @@ def _create_pull(call: Call) -> Answer:
         said = f"No commits between {target} and {branch}"
         raise Refused(422, "Validation Failed", _detail(code="custom", message=said))
     pull = Pull(
-        number=call.pulls.next_number(),
+        number=call.pulls.next_number(call.repository.pull_numbers()),
         title=title,
         body=call.body.get("body"),
         branch=branch,
@@ -372,6 +375,7 @@ def _create_pull(call: Call) -> Answer:
         login=call.account.login,
         draft=bool(call.body.get("draft", False)),
     )
+    call.repository.keep_pull(pull.number, str(heads["head"]))
     call.pulls.add(pull)
     return 201, _pull_json(call, pull)
 
@@ -393,7 +397,7 @@ def _merge_pull(call: Call) -> Answer:
         )
     except GitRefused:
         raise Refused(405, "Pull Request is not mergeable") from None
-    call.pulls.close(pull.branch)
+    call.pulls.merged(pull.number, merged)
     return 200, {"sha": merged, "merged": True, "message": "Pull Request successfully merged"}
 
 

@@ -60,10 +60,26 @@ class Repository:
 
     @property
     def default_branch(self) -> str:
-        return self._text("symbolic-ref", "--short", "HEAD")
+        return self._text("symbolic-ref", "HEAD").removeprefix("refs/heads/")
 
     def head(self, branch: str) -> str | None:
         return self._resolved(f"refs/heads/{branch}^{{commit}}")
+
+    def branches(self) -> list[str]:
+        """Those with the newest commits first."""
+        return self._names("--sort=-committerdate", "refs/heads/")
+
+    def pull_numbers(self) -> list[int]:
+        """Of the pull requests that there are or have been."""
+        return [int(name.split("/")[0]) for name in self._names("refs/pull/")]
+
+    def pull_head(self, number: int) -> str | None:
+        """The newest commit of a pull request, whatever has become of its branch."""
+        return self._resolved(f"refs/pull/{number}/head^{{commit}}")
+
+    def keep_pull(self, number: int, commit_id: str) -> None:
+        """Note the newest commit of a pull request; as at GitHub, `git fetch origin pull/<number>/head` gets it."""
+        self._git("update-ref", f"refs/pull/{number}/head", commit_id)
 
     def commit(self, commit_id: str) -> Commit | None:
         if not self.has(commit_id, "commit"):
@@ -72,7 +88,16 @@ class Repository:
 
     def history(self, commit_id: str, limit: int) -> list[Commit]:
         """The commit and those before it, the newest first."""
-        log = self._git("log", "-z", f"--max-count={limit}", f"--format={FIELDS}", commit_id).decode()
+        return self._log(f"--max-count={limit}", commit_id)
+
+    def commits(self, base: str, head: str, limit: int) -> list[Commit]:
+        """Those that `head` has and `base` has not, the newest first."""
+        return self._log(f"--max-count={limit}", f"{base}..{head}")
+
+    def _log(self, *what: str) -> list[Commit]:
+        log = self._git("log", "-z", f"--format={FIELDS}", *what, "--").decode(errors="replace")
+        if not log:
+            return []
         fields = log.removesuffix("\0").split("\0")
         size = FIELDS.count("%x00") + 1
         return [_commit(*fields[at : at + size]) for at in range(0, len(fields), size)]
@@ -142,6 +167,23 @@ class Repository:
     def commits_between(self, base: str, head: str) -> int:
         """How many commits `head` has that `base` has not."""
         return int(self._text("rev-list", "--count", f"{base}..{head}"))
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        return self._ask("merge-base", one, other).stdout.decode().strip() or None
+
+    def diff(self, base: str, head: str, limit: int) -> bytes:
+        """What changed from one commit to the other, as text; no more than `limit` bytes of it are made."""
+        command = ["git", "--git-dir", str(self.folder), "diff", "--no-color", "--no-ext-diff", "-M", base, head, "--"]
+        with subprocess.Popen(command, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            found = process.stdout.read(limit)
+            process.kill()  # it would write the rest
+        return found
+
+    def _names(self, *what: str) -> list[str]:
+        """Of references, without the first two parts."""
+        lines = self._git("for-each-ref", "--format=%(refname:lstrip=2)", *what)
+        return [name for name in lines.decode(errors="surrogateescape").split("\n") if name]
 
     def _resolved(self, name: str) -> str | None:
         return self._ask("rev-parse", "--verify", "--quiet", name).stdout.decode().strip() or None
