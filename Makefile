@@ -5,10 +5,30 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
+# Options of the targets, on make's command line only: `make demo AGENT=codex`. In the environment, names as common as
+# these belong to other programs. `value` hands the text on as it was typed: neither make nor the shell looks at quotes,
+# dollars or line breaks in a prompt.
+FOR_PROGRAMS := REPO PROMPT AGENT PR CLOUD HOST
+$(foreach name,$(FOR_PROGRAMS),$(if $(filter command,$(origin $(name))),\
+	$(eval export override $(name) := $$(value $(name))),$(eval unexport $(name))))
+WORKERS := 2
+N := 50
+SEED :=
+STAGE := dev
+UPGRADE :=
+# As the template says: Runtime and Architectures.
+RUNTIME_PYTHON := 3.13
+ARCH := arm64
+unexport WORKERS N SEED STAGE UPGRADE RUNTIME_PYTHON ARCH
+
+# What would change how Python runs is for other programs, too.
+FROM_ENVIRONMENT := $(foreach name,$(.VARIABLES),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
+unexport $(filter-out PYTHON,$(filter PYTHON% MYPY% RUFF_%,$(FROM_ENVIRONMENT)))
+
 # The first Python that is new enough; another one: make demo PYTHON=/path/to/python3
-ifndef PYTHON
-PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11; do \
-	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+ifneq ($(firstword $(origin PYTHON)),command)
+PYTHON := $(shell for name in "$$PYTHON" python3 python3.13 python3.12 python3.11; do \
+	"$$name" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
 endif
 
 VENV := .venv
@@ -17,24 +37,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # Touched when the packages of a requirements file are in; newer than that file = nothing to do.
 LOCAL := $(VENV)/.local-packages
 DEV := $(VENV)/.dev-packages
-
-# What a demo is told, as environment variables. `value` hands the text on as it was typed: neither make nor the shell
-# looks at quotes, dollars or line breaks in a prompt.
-ifdef REPO
-export override REPO := $(value REPO)
-endif
-ifdef PROMPT
-export override PROMPT := $(value PROMPT)
-endif
-ifdef AGENT
-export override AGENT := $(value AGENT)
-endif
-ifdef PR
-export override PR := $(value PR)
-endif
-
-# Settings of a .env file, for the targets that run something; what the environment says already stays.
-WITH_ENV = if [ -f .env ]; then given="$$(export -p)"; set -a; . ./.env; set +a; eval "$$given"; fi;
+# Runs a program with the variables of .env, where the environment does not have them.
+WITH_DOTENV := $(RUN) local.with_dotenv
 
 .PHONY: help
 help: ## Show this list
@@ -43,17 +47,14 @@ help: ## Show this list
 # ------------------------------------------------------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT=claude|codex PR=1)
-	@$(WITH_ENV) exec $(RUN) local.demo
+demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT=claude|codex PR=1 CLOUD=)
+	@exec $(RUN) local.demo
 
 .PHONY: dev
-dev: $(LOCAL) ## Start the embedded stack and keep it running for a frontend; Ctrl-C stops it
-	@$(WITH_ENV) exec $(RUN) local.dev
+dev: $(LOCAL) ## Start the embedded stack and keep it running for a frontend; Ctrl-C stops it (REPO= AGENT= CLOUD= HOST=)
+	@exec $(RUN) local.dev
 
 # ------------------------------------------------------------------------------------------------------------ checking
-
-# Each worker starts servers and a whole stack of its own.
-WORKERS ?= 2
 
 .PHONY: check
 check: lint ## Style, types, import contracts, unit and wire tests: before each push
@@ -65,7 +66,7 @@ test: lint ## All of that and the tests that start the embedded stack: what CI r
 
 .PHONY: faults
 faults: $(DEV) ## Runs that meet faults at random (N=200 runs or N=10m; SEED= one of them again)
-	$(RUN) tests.faults $(if $(SEED),--seed $(SEED),--n $(or $(N),50))
+	$(RUN) tests.faults $(if $(SEED),--seed $(SEED),--n $(N))
 
 .PHONY: lint
 lint: $(DEV)
@@ -80,7 +81,6 @@ openapi: $(LOCAL) ## Write docs/openapi.json, the API's description, anew
 
 # ----------------------------------------------------------------------------------------------------------- deploying
 
-STAGE ?= dev
 SAM_VERSION := 1.170.0
 SAM := $(shell command -v sam || echo .local/sam/bin/sam)
 export SAM_CLI_TELEMETRY ?= 0
@@ -96,11 +96,11 @@ deploy: build ## Deploy to your AWS account with the settings of samconfig.toml 
 
 .PHONY: replay
 replay: $(LOCAL) ## Have the runs done again that were given up, once what broke is mended (STAGE=dev|prod)
-	@$(WITH_ENV) exec $(RUN) functions.executor.replay --stack async-code-$(STAGE)
+	@exec $(WITH_DOTENV) functions.executor.replay --stack async-code-$(STAGE)
 
 .PHONY: sandbox
 sandbox: $(LOCAL) ## Build the E2B sandbox template that e2b.toml describes (needs E2B_API_KEY)
-	@$(WITH_ENV) exec $(RUN) sandbox.template
+	@exec $(WITH_DOTENV) sandbox.template
 
 # A virtual environment of its own: its many dependencies must not meet ours.
 .local/sam/bin/sam:
@@ -110,9 +110,6 @@ sandbox: $(LOCAL) ## Build the E2B sandbox template that e2b.toml describes (nee
 
 # ---------------------------------------------------------------------------------------------------- function bundles
 
-# As the template says: Runtime and Architectures.
-RUNTIME_PYTHON ?= 3.13
-ARCH ?= arm64
 MACHINE = $(if $(filter arm64,$(ARCH)),aarch64,$(ARCH))
 WHEELS = $(foreach glibc,manylinux_2_28 manylinux_2_26 manylinux_2_17 manylinux2014,--platform $(glibc)_$(MACHINE))
 PACKAGES = .local/bundles/$(RUNTIME_PYTHON)-$(ARCH)
@@ -175,11 +172,11 @@ $(VENV)/bin/pip:
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Python 3.11 or newer is needed; found: $$(python3 --version 2>&1 || echo none)." >&2; \
 		echo "Install one, or name it: make demo PYTHON=/path/to/python3" >&2; exit 1; fi
-	@if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	@if ! "$(PYTHON)" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		echo "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is not." >&2; exit 1; fi
-	@if ! "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null; then \
+	@if ! "$(PYTHON)" -I -c 'import venv, ensurepip' 2>/dev/null; then \
 		echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi
-	@"$(PYTHON)" -m venv $(VENV)
+	@"$(PYTHON)" -I -m venv $(VENV)
 
 $(LOCAL): requirements-local.txt | $(VENV)/bin/pip
 	@echo "Installing the local stack's packages into $(VENV) (once, about a minute) ..."

@@ -1,8 +1,8 @@
 """`make demo`: one real task from an empty machine to a diff in the database.
 
-make hands REPO (path or URL), PROMPT, AGENT, PR and CLOUD on as environment variables, so that no shell ever interprets a
-prompt. With PR=1 it goes on to a pull request and, on the local GitHub, to what that leaves in the repository when it is
-merged.
+make hands REPO (path or URL), PROMPT, AGENT, PR and CLOUD on as environment variables, so that no shell ever interprets
+a prompt. With PR=1 it goes on to a pull request and, on the local GitHub, to what that leaves in the repository when it
+is merged.
 """
 
 import signal
@@ -28,7 +28,17 @@ from local.watch import follow, show_diff
 
 WAIT_S = 3600.0
 
-EXPECTED = (SettingsError, StackError, CliFetchError, ApiError, GitError, ProcessError, PostgresError, MigrationError, TimeoutError)
+EXPECTED = (
+    SettingsError,
+    StackError,
+    CliFetchError,
+    ApiError,
+    GitError,
+    ProcessError,
+    PostgresError,
+    MigrationError,
+    TimeoutError,
+)
 
 
 def main() -> int:

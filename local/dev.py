@@ -83,36 +83,33 @@ def _github_line(stack: Stack) -> str:
 
 
 def _curl_lines(stack: Stack, api_token: str, repository: Published) -> str:
+    git_token = {"github_token": github_token(stack) if stack.local_github else "<a GitHub token of yours>"}
     body = {
         "prompt": PROMPT,
         "repo_url": repository.url,
         "branch": repository.branch,
-        "github_token": "$GITHUB_TOKEN",
         "model": stack.options.agents[0],
-    }
+    } | git_token
     curl = "curl -sS --noproxy '*'"  # this machine is reached without a proxy
     auth = '-H "Authorization: Bearer $TOKEN"'
     as_json = f"{auth} -H 'Content-Type: application/json'"
     task_id = r"""sed -n 's/.*"task_id": *\([0-9]*\).*/\1/p'"""
-    token = github_token(stack) if stack.local_github else "<a token of yours>"
     return "\n".join(
         (
-            f"export TOKEN={shlex.quote(api_token)} GITHUB_TOKEN={shlex.quote(token)}",
-            f"ANSWER=$({curl} {stack.api_url}/api/start-task {as_json} -d {_in_double_quotes(body)}); echo \"$ANSWER\"",
+            f"export TOKEN={api_token}",
+            f'ANSWER=$({curl} {stack.api_url}/api/start-task {as_json} -d {_word(body)}); echo "$ANSWER"',
             f'TASK=$(echo "$ANSWER" | {task_id})',
             f"{curl} {stack.api_url}/api/task-status/$TASK {auth}",
             f'{curl} "{stack.api_url}/api/tasks/$TASK/events?after=0" {auth}',
             f"{curl} {stack.api_url}/api/git-diff/$TASK {auth}",
-            f"{curl} {stack.api_url}/api/create-pr/$TASK {as_json} -d {_in_double_quotes({'github_token': '$GITHUB_TOKEN'})}",
+            f"{curl} {stack.api_url}/api/create-pr/$TASK {as_json} -d {_word(git_token)}",
             f"{curl} {stack.api_url}/api/tasks {auth}",
         )
     )
 
 
-def _in_double_quotes(body: Json) -> str:
-    """JSON as a word of a shell, which puts variables in."""
-    text = json.dumps(body).replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`")
-    return f'"{text}"'
+def _word(body: Json) -> str:
+    return shlex.quote(json.dumps(body))
 
 
 def _stream_logs(stack: Stack, console: Console) -> None:

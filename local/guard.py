@@ -4,8 +4,9 @@
 
 The guard ends its child tree when its standard input reaches its end, which is what happens when the
 process holding the other end of the pipe dies in any way, SIGKILL included; or when it gets SIGTERM; or
-when the program itself ends. The program gets SIGTERM first, then GRACE_S seconds, then SIGKILL. As long as it lives, the guard
-holds a shared lock on the file LOCK: the next start waits until all guards of the last one are gone.
+when the program itself ends. The program gets SIGTERM first, then GRACE_S seconds, then SIGKILL.
+
+As long as it lives, the guard holds a shared lock on the file LOCK: the next start waits for that.
 
 On Linux nothing escapes: the guard is the "child subreaper", so that even a daemon (double fork, setsid)
 becomes its child. Elsewhere it finds what is below it or in the program's process group.

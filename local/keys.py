@@ -35,7 +35,9 @@ def keys_of(data: Path, progress: Callable[[str], None] = lambda _text: None) ->
         try:
             return Keys(**json.loads(file.read_text()))
         except (ValueError, TypeError):
-            progress(f"{file} was damaged and is kept as {set_aside(file).name}. New keys are made: users sign in again.")
+            progress(
+                f"{file} was damaged and is kept as {set_aside(file).name}. New keys are made: users sign in again."
+            )
     keys = Keys(
         jwt_secret=secrets.token_urlsafe(48),
         supabase_publishable_key=f"sb_publishable_{secrets.token_urlsafe(16)}",

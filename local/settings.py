@@ -45,7 +45,7 @@ CLOUDS: Mapping[str, Cloud] = {
         ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "JWT_SECRET"),
         (),
         lambda values: values["SUPABASE_URL"],
-        "The demo user and all tasks are stored there. No reaper runs here: it would work on that project's other runs.",
+        "The demo user and all tasks are stored there. No reaper runs here: it would touch other runs of that project.",
     ),
     "e2b": Cloud(
         "E2B",
@@ -127,14 +127,16 @@ class Settings:
                 f"the sandboxes and the model listen on {HOSTS[0]} only."
             )
         if self.unused:
-            lines.append(f"Real services are not used, although you have keys for them. CLOUD={','.join(self.unused)} would.")
+            lines.append(
+                f"You have keys for real services; they are not used. CLOUD={','.join(self.unused)} uses them."
+            )
         return lines
 
 
 def read_settings(environment: Values | None = None, dotenv: Path = PROJECT_ROOT / ".env") -> Settings:
     """The settings of this start. Raises SettingsError."""
     caller = dict(os.environ if environment is None else environment)
-    file = _dotenv(dotenv)
+    file = read_dotenv(dotenv)
     given = {**file, **{name: value for name, value in caller.items() if value}}
     agents = _words("AGENT", given.get("AGENT") or "claude", tuple(AGENTS))
     clouds = {name: _cloud(name, given) for name in _words("CLOUD", given.get("CLOUD", ""), tuple(CLOUDS))}
@@ -181,8 +183,11 @@ def enter(environment: Values) -> None:
     os.environ.update(environment)
 
 
-def _dotenv(file: Path) -> dict[str, str]:
-    """The variables of a .env file, in the format of python-dotenv: no shell reads it, so nothing in it is executed."""
+def read_dotenv(file: Path = PROJECT_ROOT / ".env") -> dict[str, str]:
+    """The variables of a .env file, in the format of python-dotenv: no shell reads it, so nothing in it is executed.
+
+    Raises SettingsError when it cannot be read.
+    """
     try:
         found = dotenv_values(file, interpolate=False) if file.exists() else {}
     except (OSError, UnicodeDecodeError) as error:
@@ -202,7 +207,7 @@ def _cloud(name: str, given: Values) -> dict[str, str]:
     cloud = CLOUDS[name]
     if missing := [variable for variable in cloud.required if not given.get(variable)]:
         raise SettingsError(
-            f"CLOUD={name} uses {cloud.title}, which needs {' and '.join(missing)}: set it in your environment or in .env."
+            f"CLOUD={name} needs {' and '.join(missing)}, in your environment or in the file .env of this project."
         )
     values = {variable: given[variable] for variable in (*cloud.required, *cloud.optional) if given.get(variable)}
     for variable in set(values) & set(URLS):

@@ -88,7 +88,6 @@ class StackOptions:
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
 
-
     @classmethod
     def of(cls, settings: Settings) -> Self:
         return cls(
@@ -433,7 +432,7 @@ def _only_user_of(data: Path) -> Iterator[None]:
         data.mkdir(parents=True, exist_ok=True)
         lock = (data / "stack.lock").open("a+")
     except OSError as error:
-        raise StackError(f"The folder {data} cannot be used: {error.strerror}. LOCAL_DATA names another one.") from error
+        raise StackError(f"{data} cannot be used: {error.strerror}. LOCAL_DATA=/path names another folder.") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
