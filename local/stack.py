@@ -109,7 +109,7 @@ class StackError(Exception):
 class Stack:
     """Starts everything on entry and stops everything on exit, also after a crash of this process.
 
-    `api_url`, `supabase_url` and `keys` say how to speak to it; `progress` is told what is being started.
+    `api_url`, `supabase_url`, `urls` and `keys` say how to speak to it; `progress` is told what is being started.
     """
 
     def __init__(self, options: StackOptions, progress: Progress = lambda _text: None) -> None:
@@ -121,16 +121,16 @@ class Stack:
         self._progress = progress
         self._exit = ExitStack()
         self._listeners: dict[str, socket.socket] = {}
-        self._urls: dict[str, str] = {}
+        self.urls: dict[str, str] = {}  # of its servers but PostgreSQL, by their names
         self._postgres_port = 0
 
     @property
     def api_url(self) -> str:
-        return self._urls["api"]
+        return self.urls["api"]
 
     @property
     def supabase_url(self) -> str:
-        return self._of_cloud("supabase", "SUPABASE_URL", self._urls.get("supabase", ""))
+        return self._of_cloud("supabase", "SUPABASE_URL", self.urls.get("supabase", ""))
 
     @property
     def supabase_publishable_key(self) -> str:
@@ -143,12 +143,12 @@ class Stack:
     @property
     def git_url(self) -> str:
         """Origin of the repositories below `git_root`."""
-        return self._urls["git"]
+        return self.urls["git"]
 
     @property
     def github_url(self) -> str:
         """The REST API of the local stand-in of GitHub."""
-        return self._urls["github"]
+        return self.urls["github"]
 
     @property
     def git_root(self) -> Path:
@@ -160,7 +160,7 @@ class Stack:
 
     @property
     def sqs_url(self) -> str:
-        return self._urls["sqs"]
+        return self.urls["sqs"]
 
     @property
     def dsn(self) -> str:
@@ -203,7 +203,7 @@ class Stack:
         for name in set(PREFERRED_PORTS) - unused:
             host = self.options.host if name in FOR_BROWSERS else LOOPBACK
             listener = exit_.enter_context(listen_near(preferred.get(name, 0), host))
-            self._listeners[name], self._urls[name] = listener, url_of(listener)
+            self._listeners[name], self.urls[name] = listener, url_of(listener)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -291,11 +291,11 @@ class Stack:
         self._module("git", "local.git_server", ["--root", str(self.git_root)])
 
     def _start_github(self) -> None:
-        if "github" in self._urls:
+        if "github" in self.urls:
             self._module("github", "local.github", ["--root", str(self.git_root), "--web-url", self.git_url])
 
     def _start_model(self) -> None:
-        if "model" in self._urls:
+        if "model" in self.urls:
             self._module("model", "local.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
 
     # ----------------------------------------------------------------------------------------------- the functions
@@ -365,7 +365,7 @@ class Stack:
         if self.uses("e2b"):
             settings |= self.options.clouds["e2b"]
         else:
-            settings |= {"E2B_API_URL": self._urls["e2b"], "E2B_SANDBOX_URL": self._urls["e2b"]}
+            settings |= {"E2B_API_URL": self.urls["e2b"], "E2B_SANDBOX_URL": self.urls["e2b"]}
         for agent in self.options.agents:
             settings |= self._model_environment(agent)
         return self._function_environment() | settings
@@ -375,9 +375,9 @@ class Stack:
             return self.options.clouds[MODEL_CLOUDS[agent]]
         key = {MODEL_KEYS[agent]: self.keys.scripted_model_key}
         if agent == "claude":
-            return key | {"ANTHROPIC_BASE_URL": self._urls["model"]}
+            return key | {"ANTHROPIC_BASE_URL": self.urls["model"]}
         # Codex does not say which model it takes by itself, and without a name its tokens have no price.
-        return key | {"OPENAI_BASE_URL": f"{self._urls['model']}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
+        return key | {"OPENAI_BASE_URL": f"{self.urls['model']}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
 
     def _function_environment(self) -> dict[str, str]:
         return {

@@ -1,4 +1,8 @@
-"""What a whole run of the tests says at its end."""
+"""Where all tests begin, and what a whole run of them says at its end."""
+
+from tests.machine import leave_the_callers_environment
+
+leave_the_callers_environment()
 
 
 def pytest_terminal_summary(terminalreporter):

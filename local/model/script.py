@@ -158,8 +158,8 @@ def _unprompted(prompt: str) -> list[tuple[str, str]]:
         (
             "say",
             "I added a short section that quotes your task. To be honest: no language model has read it. "
-            "This stack has no model key, so a scripted model played the model's part, and the real agent "
-            "program carried its steps out. Give the stack a key and the same task goes to a real model.",
+            "No real model was asked for, so a scripted model played the model's part, and the real agent "
+            "program carried its steps out. With CLOUD=anthropic or CLOUD=openai the same task goes to a real model.",
         ),
     ]
 

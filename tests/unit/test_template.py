@@ -121,8 +121,8 @@ def test_the_bundles_are_built_for_the_runtime_of_the_functions():
     makefile = (ROOT / "Makefile").read_text()
     everywhere = TEMPLATE["Globals"]["Function"]
 
-    assert everywhere["Runtime"] == "python" + re.search(r"^RUNTIME_PYTHON \?= (\S+)$", makefile, re.MULTILINE)[1]
-    assert everywhere["Architectures"] == re.findall(r"^ARCH \?= (\S+)$", makefile, re.MULTILINE)
+    assert everywhere["Runtime"] == "python" + re.search(r"^RUNTIME_PYTHON := (\S+)$", makefile, re.MULTILINE)[1]
+    assert everywhere["Architectures"] == re.findall(r"^ARCH := (\S+)$", makefile, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
