@@ -45,7 +45,7 @@ PREFERRED_PORTS = {
     "github": 8903,
 }
 
-NOT_ISOLATED = "NO ISOLATION"  # what the E2B server's log says then
+NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
 READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
 
 Progress = Callable[[str], None]
@@ -228,11 +228,10 @@ class Stack:
             env={"E2B_API_KEY": self.keys.e2b_api_key},
             ready_text="sandboxes are isolated by",
         )
-        if NOT_ISOLATED in (self.logs / "e2b.log").read_text():
-            self._progress(
-                "Sandboxes are plain processes here: an agent can read and change your files. "
-                "Install bubblewrap to isolate them (Debian and Ubuntu: sudo apt install bubblewrap)."
-            )
+        for line in (self.logs / "e2b.log").read_text().splitlines():
+            _, found, sentence = line.partition(f"{NOT_ISOLATED}: ")
+            if found:
+                self._progress(sentence)
 
     def _start_git(self) -> None:
         self.git_root.mkdir(parents=True, exist_ok=True)
