@@ -49,7 +49,7 @@ POSTGRES_PORT = 54322  # preferred, too: PostgreSQL binds it itself, and says wh
 POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
 FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
-NOT_ISOLATED = "NO ISOLATION"  # what the E2B server's log says then
+NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
 READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
 
 Progress = Callable[[str], None]
@@ -280,11 +280,10 @@ class Stack:
             ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
-        if NOT_ISOLATED in (self.logs / "e2b.log").read_text():
-            self._progress(
-                "Sandboxes are plain processes here: an agent can read and change your files. "
-                "Install bubblewrap to isolate them (Debian and Ubuntu: sudo apt install bubblewrap)."
-            )
+        for line in (self.logs / "e2b.log").read_text().splitlines():
+            _, found, sentence = line.partition(f"{NOT_ISOLATED}: ")
+            if found:
+                self._progress(sentence)
 
     def _start_git(self) -> None:
         self.git_root.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """One sandbox on this machine: its directory, its first process (`sandbox_init`) and the calls to it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -216,7 +217,8 @@ def end_processes(init: subprocess.Popen[bytes]) -> str:
     try:
         _, complaint = init.communicate(timeout=KILL_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        kill_tree(psutil.Process(init.pid))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill_tree(psutil.Process(init.pid))
         _, complaint = init.communicate(timeout=KILL_TIMEOUT_S)
     return complaint.decode(errors="replace").strip()
 
@@ -238,15 +240,13 @@ def mark_of(process: psutil.Process) -> str | None:
 
 
 def kill_tree(process: psutil.Process) -> None:
-    try:
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+    """Kill a process and its descendants, those that we may kill and that have not ended meanwhile."""
+    family = [process]
+    with contextlib.suppress(psutil.Error):
+        family += process.children(recursive=True)
     for member in family:
-        try:
+        with contextlib.suppress(psutil.Error):
             member.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def remove_tree(folder: Path) -> None:

@@ -12,7 +12,9 @@ The network is the machine's in all of them.
 """
 
 import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -45,6 +47,15 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 GROUP = "root:x:0:\nagent:x:1000:\nuser:x:1001:\nnogroup:x:65534:\n"
 
 
+NOT_ISOLATED = "Sandboxes are plain processes here: an agent can read and change your files."
+# How bubblewrap begins to complain when the kernel, a container or AppArmor does not let it make a sandbox.
+FORBIDDEN = re.compile(
+    r"^bwrap: .*(namespace|[ug]id map|permissions|make / slave|pivot_root|mount|RTM_NEWADDR|setuid|capabilit)", re.M
+)
+PYTHON_PROBLEM = "python3 does not run in the sandbox"
+COMPLAINT_CHARS = 300
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """An account of the sandbox. `uid` and `gid` are None where all accounts are the same one."""
@@ -67,7 +78,7 @@ class View:
 
 
 class Isolation(Protocol):
-    """`folder` is always the directory of one sandbox."""
+    """`folder` is always the directory of one sandbox. No mode of what is made in it depends on the umask."""
 
     name: str
 
@@ -96,11 +107,10 @@ class PlainProcess:
 
     def lay_out(self, folder: Path) -> None:
         for home, mode in (("root", 0o700), ("home/agent", 0o755), ("home/user", 0o755)):
-            (folder / home).mkdir(parents=True)
-            (folder / home).chmod(mode)
+            make_folder(folder, home, mode)
             # bash -l reads the machine's /etc/profile first, which on Debian and macOS sets PATH anew
-            (folder / home / ".profile").write_text(f'export PATH={shlex.quote(self._path)}:"$PATH"\n')
-        (folder / "tmp").mkdir()
+            write_file(folder / home / ".profile", f'export PATH={shlex.quote(self._path)}:"$PATH"\n')
+        make_folder(folder, "tmp")
 
     def view(self, folder: Path) -> View:
         users = {name: User(f"{folder}{home}") for name, home in HOMES.items()}
@@ -130,17 +140,16 @@ class Bubblewrap:
 
     def lay_out(self, folder: Path) -> None:
         for path, mode in (("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755), ("etc", 0o755)):
-            (folder / path).mkdir(parents=True)
-            (folder / path).chmod(mode)
+            make_folder(folder, path, mode)
         for name, user in self.view(folder).users.items():
             if name != "root":
-                (folder / "home" / name).mkdir(parents=True)
+                make_folder(folder, f"home/{name}")
                 if user.uid is not None and user.gid is not None:
                     os.chown(folder / "home" / name, user.uid, user.gid)
-        (folder / "etc/passwd").write_text(PASSWD)
-        (folder / "etc/group").write_text(GROUP)
+        write_file(folder / "etc/passwd", PASSWD)
+        write_file(folder / "etc/group", GROUP)
         for _, target in self._mounts:  # bubblewrap would make the way to them private to root
-            (folder / target.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, target.relative_to("/").parent)
         self._put_python(folder)
 
     def view(self, _folder: Path) -> View:
@@ -204,17 +213,43 @@ class Bubblewrap:
         return PYTHON / "real/python3" if self._python_is_bound else real_python()
 
     def _put_python(self, folder: Path) -> None:
-        python3 = folder / (PYTHON / "bin/python3").relative_to("/")
-        python3.parent.mkdir(parents=True)
+        python3 = make_folder(folder, (PYTHON / "bin").relative_to("/")) / "python3"
         if not self._python_is_bound:
             python3.symlink_to(real_python())
             return
         library, real = PYTHON / "lib", PYTHON / "real/python3"
-        python3.write_text(
+        write_file(
+            python3,
             f"#!/bin/bash\n"
-            f'LD_LIBRARY_PATH="{library}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}" exec -a "$0" {real} "$@"\n'
+            f'LD_LIBRARY_PATH="{library}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}" exec -a "$0" {real} "$@"\n',
+            0o755,
         )
-        python3.chmod(0o755)
+
+
+def why_not_isolated(problem: str | None) -> str:
+    """One line for the person where sandboxes are plain processes: what that means, why it is so, what to do.
+
+    `problem` is why bubblewrap does not work here; None where it was not asked for.
+    """
+    said = " ".join((problem or "").split())[:COMPLAINT_CHARS].removesuffix(".")
+    if sys.platform != "linux":
+        reason = "Bubblewrap, which isolates them, exists for Linux only."
+    elif shutil.which("bwrap") is None:
+        reason = "Install bubblewrap to isolate them (Debian and Ubuntu: sudo apt install bubblewrap)."
+    elif problem is None:
+        reason = "Bubblewrap is installed but was not asked for."
+    elif FORBIDDEN.search(problem):
+        reason = (
+            f"Bubblewrap is installed, but this machine or container forbids what it needs ({said}). "
+            "In Docker, start the container with --privileged, or with --cap-add SYS_ADMIN --security-opt "
+            "seccomp=unconfined --security-opt apparmor=unconfined; on Ubuntu 24.04 or newer, run "
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0."
+        )
+    elif PYTHON_PROBLEM in problem and "Permission denied" in problem:
+        reason = f"Bubblewrap works, but the users of a sandbox cannot read {sys.base_prefix}: chmod -R go+rX it."
+    else:
+        reason = f"Bubblewrap is installed but does not work here: {said}."
+    return f"{NOT_ISOLATED} {reason}"
 
 
 def installation(path: Path) -> Path:
@@ -222,7 +257,8 @@ def installation(path: Path) -> Path:
     to their parts elsewhere in it, else the folder itself. Never a folder that holds the person's home."""
     prefix = path.parent
     leads_out = any(program.is_symlink() and program.resolve().parent != path for program in path.iterdir())
-    is_private = Path.home().is_relative_to(prefix)
+    home = os.path.expanduser("~")  # noqa: PTH111  (Path.home() raises for a user without a home)
+    is_private = Path(home).is_relative_to(prefix)
     return prefix if path.name == "bin" and leads_out and not is_private else path
 
 
@@ -238,6 +274,21 @@ def kernel_settings() -> list[Path]:
 def real_python() -> Path:
     """The interpreter behind this virtual environment."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def make_folder(root: Path, path: str | Path, mode: int = 0o755) -> Path:
+    """Make `path` below `root`, and the folders on the way to it, which everybody may enter. What is there stays."""
+    for step in (*reversed(Path(path).parents), Path(path)):
+        folder = root / step
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(mode if step == Path(path) else 0o755)
+    return root / path
+
+
+def write_file(path: Path, text: str, mode: int = 0o644) -> None:
+    path.write_text(text)
+    path.chmod(mode)
 
 
 def replace_link(link: Path, target: Path) -> None:

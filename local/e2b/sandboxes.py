@@ -16,7 +16,7 @@ from typing import IO, Any, Literal
 
 from local.e2b.box import Box, BoxGone, Refused, close_all, kill_marked, remove_tree
 from local.e2b.commands import CommandTable
-from local.e2b.isolation import Bubblewrap, Isolation, PlainProcess
+from local.e2b.isolation import PYTHON_PROBLEM, Bubblewrap, Isolation, PlainProcess, why_not_isolated
 from local.e2b.journal import Journal
 
 logger = logging.getLogger("local.e2b")
@@ -24,7 +24,7 @@ logger = logging.getLogger("local.e2b")
 SANDBOX_ID = re.compile(r"i[0-9a-f]{20}")
 MAX_TIMEOUT_S = 24 * 3600  # E2B Pro; the Hobby tier has one hour
 AUTO_RESUME_TIMEOUT_S = 300
-PROBE_TIMEOUT_S = 20
+PROBE_TIMEOUT_S = 50  # measured: 0.3 s; sandboxes must not lose their isolation because the machine is busy
 CALL_THREADS = 32  # one blocking call to a sandbox each
 
 IsolationChoice = Literal["auto", "bubblewrap", "process"]
@@ -247,7 +247,8 @@ class Fleet:
         if isolation is None:
             raise RuntimeError("the fleet is not open")
         folder = self._root / name
-        folder.mkdir(mode=0o755)
+        folder.mkdir()
+        folder.chmod(0o755)  # it is the root directory of the sandbox, whatever our umask is
         box = Box(name, folder, isolation)
         try:
             box.start()
@@ -286,7 +287,7 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _choose_isolation(self) -> Isolation:
-        problem: str | None = "not asked for"
+        problem: str | None = None
         if self._choice != "process":
             bubblewrap = Bubblewrap(self._extra_path)
             problem = await self._problem_with(bubblewrap)
@@ -294,9 +295,7 @@ class Fleet:
                 return bubblewrap
         if self._choice == "bubblewrap":
             raise IsolationUnavailable(f"bubblewrap does not work here: {problem}")
-        logger.warning(
-            "NO ISOLATION: sandboxes are plain processes that can do all your user can (bubblewrap: %s)", problem
-        )
+        logger.warning("NO ISOLATION: %s", why_not_isolated(problem))  # the stack shows that line to the person
         return PlainProcess(self._extra_path, self._root / "bin")
 
     async def _problem_with(self, isolation: Isolation) -> str | None:
@@ -308,7 +307,11 @@ class Fleet:
         problem: str | None = None
         try:
             problem = await python3_problem(box)
-        except (BoxGone, Refused, TimeoutError) as error:
+        except TimeoutError:
+            problem = f"the first sandbox did not answer in {PROBE_TIMEOUT_S} s"
+        except Refused as refusal:
+            problem = f"{PYTHON_PROBLEM}: {refusal}"
+        except BoxGone as error:
             problem = repr(error)
         await box.kill()
         await asyncio.to_thread(remove_tree, box.folder)
@@ -324,7 +327,7 @@ async def python3_problem(box: Box) -> str | None:
         complaint = os.read(reply.fds[-1], 4096).decode(errors="replace").strip()
     finally:
         close_all(reply.fds)
-    return None if status == 0 else f"python3 does not run in the sandbox: {complaint}"
+    return None if status == 0 else f"{PYTHON_PROBLEM}: {complaint}"
 
 
 def now() -> datetime:

@@ -1,10 +1,15 @@
-"""Serve PostgreSQL until SIGTERM or SIGINT: `python -m local.postgres --data-dir D --port P`."""
+"""Serve PostgreSQL until SIGTERM or SIGINT: `python -m local.postgres --data-dir D --port P`.
+
+Once it does, it prints `PostgreSQL accepts connections on 127.0.0.1:PORT` with the port that it really has.
+"""
 
 import argparse
 import signal
 import sys
 import threading
 from pathlib import Path
+
+import psycopg
 
 from local.postgres import MigrationError, Postgres, PostgresError, prepare
 
@@ -27,13 +32,16 @@ def main() -> int:
     except (PostgresError, MigrationError) as error:
         print(error, file=sys.stderr)
         return 1
+    except psycopg.Error as error:  # for example a full disk while the database is prepared
+        print(f"PostgreSQL in {arguments.data_dir} failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local.postgres", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="made when new, kept afterwards")
-    parser.add_argument("--port", type=int, help="of 127.0.0.1; a free one when left out")
+    parser.add_argument("--port", type=int, help="of 127.0.0.1; another one when it is in use, any when left out")
     parser.add_argument("--migrations", type=Path, help="folder of *.sql files to apply after the start")
     return parser.parse_args()
 

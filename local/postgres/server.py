@@ -1,7 +1,7 @@
 """Runs one PostgreSQL server as a child process in the foreground."""
 
 import fcntl
-import os
+import re
 import secrets
 import shutil
 import signal
@@ -15,15 +15,27 @@ from typing import Self
 from urllib.parse import quote
 
 import psutil
-import psycopg
 
-from local.postgres.account import MOVED, Account, PostgresError, home_for, programs_for
+from local.postgres.account import Account, PostgresError
+from local.postgres.places import home_for, home_of
+from local.postgres.programs import ENVIRONMENT, programs_for
 
 START_TIMEOUT_S = 30.0  # measured: 0.1 s; after a crash the log is replayed first
 FAST_STOP_S = 10.0
 KILL_WAIT_S = 5.0
 POLL_S = 0.02
 LOG_LINES_SHOWN = 8
+STATUS_LINE = 7  # of postmaster.pid (src/include/utils/pidfile.h), counted from 0
+PORTS_TRIED = 20  # each but the first was free a moment before
+
+# What the server's log says, in English since LC_ALL is C.
+PORT_REFUSED = re.compile(r"could not (bind|listen on) IPv4 address")
+DATA_UNUSABLE = re.compile(
+    r"database files are incompatible with server|is not a valid data directory|in control file|control file contains"
+    r"|valid checkpoint record|required checkpoint record|could not find redo location|incorrect checksum"
+    r"|invalid page in block|WAL directory .* does not exist|could not access the server configuration file"
+    r"|could not load .*pg_hba|could not open (file|directory) \"(global|base|pg_\w+)\b.*No such file"
+)
 
 # Nothing waits for the disk: what was committed survives the end of any process, but not a power cut. TCP only, because
 # the path of a unix socket may have about 100 bytes, which a folder of a project easily exceeds.
@@ -41,20 +53,23 @@ SETTINGS = {
 class Postgres:
     """One PostgreSQL server on 127.0.0.1, alive between `start` and `stop` or within `with`.
 
-    `data_dir` is made when new and kept afterwards; delete it to start afresh. Without `port` a free one is
-    chosen at the start. Nobody gets in without the random password in `dsn`: agents run on the same machine.
-    All methods raise PostgresError with a sentence for the person at the keyboard.
+    `data_dir` is made when new and kept afterwards; delete it to start afresh. `preferred_port` is taken when it is
+    free, else another one; `port` is the one that the server really has. Clients need the random password in
+    `dsn`: agents run on the same machine. All methods raise PostgresError with a sentence for the person at the
+    keyboard.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, preferred_port: int | None = None) -> None:
         self._data_dir = data_dir.absolute()
-        self._port = port
+        self._preferred_port = preferred_port
+        self._port = preferred_port
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: TextIOWrapper | None = None
 
     @property
     def port(self) -> int:
-        if self._port is None:
+        """The server's port. Before the start: the preferred one."""
+        if not self._port:
             raise PostgresError("The port is known once PostgreSQL has been started.")
         return self._port
 
@@ -69,10 +84,15 @@ class Postgres:
     def start(self) -> None:
         """Start the server and return when it accepts connections."""
         try:
+            account = Account.current(home_of(self._data_dir) / "pgdata")
+            programs = programs_for(account)
             self._data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._exclusive_lock()
-            self._launch()
-            self._wait_until_ready()
+            home = home_for(account, self._data_dir)
+            if not (home / "pgdata").exists():
+                self._initialise(home / "pgdata", programs, account)
+            _remove_traces_of_a_crash(home / "pgdata")
+            self._serve(home, programs, account)
         except OSError as error:
             self.stop()
             raise PostgresError(f"PostgreSQL cannot work in {self._data_dir}: {error}") from error
@@ -91,7 +111,7 @@ class Postgres:
 
     def check(self) -> None:
         """Raise PostgresError if the server has ended by itself."""
-        if self._process is None or self._process.poll() is not None:
+        if self._has_ended():
             raise PostgresError(f"PostgreSQL has ended. {self._log_tail()}")
 
     def __enter__(self) -> Self:
@@ -104,13 +124,8 @@ class Postgres:
         self.stop()
 
     @property
-    def _home(self) -> Path:
-        moved = self._data_dir / MOVED
-        return moved.readlink() if moved.is_symlink() else self._data_dir
-
-    @property
     def _password_file(self) -> Path:
-        return self._home / "password"
+        return home_of(self._data_dir) / "password"
 
     @property
     def _log_file(self) -> Path:
@@ -126,20 +141,21 @@ class Postgres:
             raise PostgresError(f"Another process already serves the database in {self._data_dir}.") from None
         return lock
 
-    def _launch(self) -> None:
-        account = Account.current(self._home / "pgdata")
-        programs = programs_for(account)
-        home = home_for(account, self._data_dir)
-        pgdata = home / "pgdata"
-        if not pgdata.exists():
-            self._initialise(pgdata, programs, account)
-        _remove_traces_of_a_crash(pgdata)
-        self._port = self._port or _free_port()
+    def _serve(self, home: Path, programs: Path, account: Account) -> None:
+        """Start the server on the first port that it gets. Only the server itself can tell: it binds the port."""
+        for number in range(PORTS_TRIED):
+            self._port = self._preferred_port if number == 0 and self._preferred_port else free_port()
+            self._launch(home, programs, account, self._port)
+            if self._became_ready(home / "pgdata"):
+                return
+        raise PostgresError(f"PostgreSQL got none of {PORTS_TRIED} ports of 127.0.0.1. {self._log_tail()}")
+
+    def _launch(self, home: Path, programs: Path, account: Account, port: int) -> None:
         options = [option for name, value in SETTINGS.items() for option in ("-c", f"{name}={value}")]
-        argv = [str(programs / "postgres"), "-D", str(pgdata), "-p", str(self._port), *options]
+        argv = [str(programs / "postgres"), "-D", str(home / "pgdata"), "-p", str(port), *options]
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home, env=_environment(),
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home, env=ENVIRONMENT,
                 **account.as_process_user(),
             )  # fmt: skip
 
@@ -157,38 +173,53 @@ class Postgres:
             [str(programs / "initdb"), "-D", str(draft), "-U", "postgres", "--auth=scram-sha-256",
              f"--pwfile={self._password_file}", "--encoding=UTF8", "--locale=C",
              "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync"],
-            capture_output=True, text=True, check=False, cwd=pgdata.parent, env=_environment(),
+            capture_output=True, text=True, check=False, cwd=pgdata.parent, env=ENVIRONMENT,
             **account.as_process_user(),
         )  # fmt: skip
+        if "No space left on device" in done.stderr:
+            raise PostgresError(f"PostgreSQL needs about 60 MB in {pgdata.parent}, and that disk is full.")
         if done.returncode != 0:
             raise PostgresError(f"PostgreSQL could not make its data folder: {done.stderr.strip()}")
         draft.rename(pgdata)
 
-    def _wait_until_ready(self) -> None:
+    def _became_ready(self, pgdata: Path) -> bool:
+        """Wait until our own child serves; False when it ended because it did not get the port."""
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        while True:
-            self.check()
-            try:
-                psycopg.connect(self.dsn, connect_timeout=2).close()
-            except psycopg.OperationalError as error:
-                if time.monotonic() > give_up_at:
-                    raise PostgresError(f"PostgreSQL did not become ready. {self._log_tail()}") from error
-                time.sleep(POLL_S)
-            else:
-                return
+        while not self._is_ready(pgdata):
+            if self._has_ended():
+                if PORT_REFUSED.search(self._log()):
+                    return False
+                self.check()
+            if time.monotonic() > give_up_at:
+                raise PostgresError(f"PostgreSQL did not become ready. {self._log_tail()}")
+            time.sleep(POLL_S)
+        return True
+
+    def _is_ready(self, pgdata: Path) -> bool:
+        """Whether the server that we started says so in its pid file, as pg_ctl asks. Another one may have our port."""
+        try:
+            lines = (pgdata / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        ours = self._process is not None and lines[:1] == [str(self._process.pid)]
+        return ours and len(lines) > STATUS_LINE and lines[STATUS_LINE].strip() == "ready"
+
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _log(self) -> str:
+        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
 
     def _log_tail(self) -> str:
-        lines = self._log_file.read_text(errors="replace").splitlines() if self._log_file.exists() else []
-        shown = "\n".join(lines[-LOG_LINES_SHOWN:])
-        return f"Its last words ({self._log_file}):\n{shown}\nIf the data cannot be used, delete {self._data_dir}."
+        log = self._log()
+        lines = [f"The end of {self._log_file}:", *log.splitlines()[-LOG_LINES_SHOWN:]]
+        if DATA_UNUSABLE.search(log):
+            lines.append(f"The data cannot be used: delete {self._data_dir} to start afresh.")
+        return "\n".join(lines)
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of ours: a variable with a key in it is no business of the database."""
-    return {"PATH": os.defpath, "LC_ALL": "C"}
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing uses now. Another program may take it before we do."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import FileType
 
-from local.e2b.isolation import installation
+from local.e2b.isolation import Bubblewrap, PlainProcess, installation, why_not_isolated
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "local-key"
@@ -58,7 +59,7 @@ class Server:
         self.process.wait(20)
 
 
-def start_server(folder, isolation, *, as_nobody=False, **env):
+def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
     argv = ["-m", "local.e2b", "--root", str(folder / "root"), "--isolation", isolation]
     argv += ["--extra-path", str(install_an_agent(folder))]
     if as_nobody:
@@ -74,6 +75,7 @@ def start_server(folder, isolation, *, as_nobody=False, **env):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            umask=umask,
         )
     with process.stdout:
         name, _, url = process.stdout.readline().strip().partition("=")
@@ -832,7 +834,128 @@ def test_without_bubblewrap_the_server_warns_or_refuses(tmp_path):
     assert insisting.process.wait(20) != 0
     assert "bubblewrap does not work here" in insisting.log.read_text()
 
-    flexible = start_server(tmp_path, "auto", PATH=str(tmp_path))
-    eventually(lambda: httpx.get(f"{flexible.url}/health").status_code == 200)
-    flexible.stop()
-    assert "NO ISOLATION" in flexible.log.read_text()
+    assert "Install bubblewrap" in warning_of_a_server(tmp_path, PATH=str(tmp_path))
+
+
+def warning_of_a_server(folder, **env):
+    """What a server that falls back to plain processes tells the person: the one line of its log."""
+    server = start_server(folder, "auto", **env)
+    eventually(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+    server.stop()
+    [line] = [line for line in server.log.read_text().splitlines() if "NO ISOLATION: " in line]
+    sentence = line.partition("NO ISOLATION: ")[2]
+    assert sentence.startswith("Sandboxes are plain processes here: an agent can read and change your files. ")
+    return sentence
+
+
+@pytest.fixture
+def complaining_bubblewrap(tmp_path):
+    """A folder for PATH with a `bwrap` that fails as the real one does."""
+
+    def make(complaint):
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        (programs / "bwrap").write_text(f"#!/bin/sh\necho {shlex.quote(complaint)} >&2\nexit 1\n")
+        (programs / "bwrap").chmod(0o755)
+        return f"{programs}:{os.environ['PATH']}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "bwrap: Creating new namespace failed: Operation not permitted",  # Docker's default seccomp profile
+        "bwrap: No permissions to create new namespace, likely because the kernel does not allow non-privileged user "
+        "namespaces. See <https://deb.li/bubblewrap> or <file:///usr/share/doc/bubblewrap/README.Debian.gz>.",
+        "bwrap: Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
+        "bwrap: setting up uid map: Permission denied",  # Ubuntu 24.04
+        "bwrap: Failed to make / slave: Permission denied",  # Docker's AppArmor profile
+        "bwrap: Can't mount proc on /newroot/proc: Operation not permitted",
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap exists for Linux only")
+def test_where_bubblewrap_is_forbidden_the_warning_says_so_and_what_to_do(tmp_path, complaining_bubblewrap, complaint):
+    sentence = warning_of_a_server(tmp_path, PATH=complaining_bubblewrap(complaint))
+
+    assert "Install bubblewrap" not in sentence
+    assert complaint.removesuffix(".") in sentence
+    assert "--security-opt seccomp=unconfined" in sentence
+    assert "kernel.apparmor_restrict_unprivileged_userns=0" in sentence
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap exists for Linux only")
+def test_anything_else_that_bubblewrap_complains_about_is_quoted_on_one_line(tmp_path, complaining_bubblewrap):
+    path = complaining_bubblewrap("bwrap: Unknown option --perms\nTry bwrap --help")
+    sentence = warning_of_a_server(tmp_path, PATH=path)
+    assert sentence.endswith("does not work here: bwrap: Unknown option --perms Try bwrap --help.")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root loses its capabilities")
+def test_a_real_bubblewrap_without_capabilities_counts_as_forbidden(tmp_path):
+    if not bubblewrap_works() or shutil.which("setpriv") is None:
+        pytest.skip("bubblewrap does not work on this machine")
+    argv = [
+        "setpriv",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "bwrap",
+        "--ro-bind",
+        "/",
+        "/",
+        "--unshare-pid",
+        "true",
+    ]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert said.returncode != 0
+    assert "forbids what it needs" in why_not_isolated(said.stderr)
+
+
+def test_sandboxes_that_were_not_to_be_isolated_are_said_to_be_plain(monkeypatch, complaining_bubblewrap):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("PATH", complaining_bubblewrap("never asked"))
+    assert why_not_isolated(None).endswith("Bubblewrap is installed but was not asked for.")
+
+
+def test_a_closed_umask_does_not_end_the_isolation(tmp_path, monkeypatch):
+    if not bubblewrap_works():
+        pytest.skip("bubblewrap does not work on this machine")
+    server = start_server(tmp_path, "auto", umask=0o077)
+    speak_to(server, monkeypatch)
+    try:
+        sandbox = Sandbox.create("base", timeout=60)
+        script = "claude; python3 -c 'print(1 + 1)'; cat /etc/passwd | wc -l; umask; ls /home/agent && echo > ~/file"
+        result = sandbox.commands.run(script, user="agent")
+        assert result.stdout.split() == ["the", "agent", "2", "4", "0022"]
+    finally:
+        server.stop()
+    assert "isolated by bubblewrap" in server.log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "process"])
+def test_the_modes_of_a_sandbox_do_not_depend_on_the_umask(tmp_path, kind):
+    programs = install_an_agent(tmp_path)
+
+    def modes(umask):
+        before = os.umask(umask)
+        try:
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
+            scratch = tmp_path / "scratch"
+            isolation = Bubblewrap([programs]) if kind == "bubblewrap" else PlainProcess([programs], scratch)
+            isolation.lay_out(folder)
+        finally:
+            os.umask(before)
+        return {str(path.relative_to(folder)): oct(path.lstat().st_mode) for path in folder.rglob("*")}
+
+    assert modes(0o077) == modes(0o022)
+
+
+def test_a_person_without_a_home_has_programs_all_the_same(tmp_path, monkeypatch):
+    programs = install_an_agent(tmp_path)
+    monkeypatch.delenv("HOME")
+
+    def no_entry(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    assert installation(programs) == programs.parent

