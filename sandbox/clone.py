@@ -18,7 +18,8 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 Prints one line of JSON and exits 0:
 
     {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s",
-     "setup": null, or {"script": the commit's own .asynccode/setup.sh} or {"problem": why it cannot be run}}
+     "setup": null, or {"script": the commit's own .asynccode/setup.sh} or {"problem": why it cannot be run},
+     "real_work_tree": the same place without symbolic links, where there are any on the way}
     {"ok": false, "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused | failed, "message"}
 
 The token reaches git through the environment of the one process that fetches: never an argument, an address
@@ -436,13 +437,16 @@ def clone(spec: Spec, token: str | None) -> dict[str, Any]:
     git = Git(deadline=began + spec.timeout_s)
     base = RUN / spec.base_git
     commit = clone_base(spec, token, base, git)
-    clone_for_agent(spec, base, owner.home / spec.work_tree, owner, git)
+    work_tree = owner.home / spec.work_tree
+    clone_for_agent(spec, base, work_tree, owner, git)
     took_s = round(time.monotonic() - began, 3)
+    real = work_tree.resolve()
     return {
         "ok": True,
         "base_commit": commit,
         "branch": spec.branch,
-        "work_tree": str(owner.home / spec.work_tree),
+        "work_tree": str(work_tree),
+        **({"real_work_tree": str(real)} if real != work_tree else {}),
         "bytes": size_of(base),
         "took_s": took_s,
         "setup": setup_of(commit, base, git),

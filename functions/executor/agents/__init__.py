@@ -8,10 +8,11 @@ from functions.executor.agents.agent import (
     Diary,
     ReaderState,
 )
+from functions.executor.agents.checkout import Checkout
 from functions.executor.agents.claude import Claude
 from functions.executor.agents.codex import Codex
 from shared.domain.run import AgentName
 
 AGENTS: dict[AgentName, Agent] = {AgentName.CLAUDE: Claude(), AgentName.CODEX: Codex()}
 
-__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Diary", "ReaderState"]
+__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Checkout", "Diary", "ReaderState"]

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
 
+from functions.executor.agents.checkout import Checkout
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.secret import Secret
@@ -55,7 +57,8 @@ class AgentResult:
 class ReaderState:
     """What must be remembered between two looks at an agent's output. Plain JSON, by `to_json`."""
 
-    workdir: str = ""  # where the agent works, so that its paths can be shown without it
+    workdir: str = ""  # the checkout, so that events can name its files as the repository does
+    real_workdir: str = ""  # the same without symbolic links, where there are any on the way
     model: str | None = None
     cli_version: str | None = None
     session_id: str | None = None
@@ -76,10 +79,17 @@ class ReaderState:
     warnings: int = 0  # warnings given about unreadable lines
 
     @classmethod
-    def start(cls, *, workdir: str, model: str | None = None, previous: "ReaderState | None" = None) -> "ReaderState":
+    def start(
+        cls,
+        *,
+        workdir: str,
+        real_workdir: str = "",
+        model: str | None = None,
+        previous: "ReaderState | None" = None,
+    ) -> "ReaderState":
         """The state before a run's first output. `previous` is the last state of the run it resumes."""
         totals = (previous.totals or previous.totals_before) if previous else {}
-        return cls(workdir=workdir, model=model, totals_before=totals)
+        return cls(workdir=workdir, real_workdir=real_workdir, model=model, totals_before=totals)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ReaderState":
@@ -92,6 +102,11 @@ class ReaderState:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def checkout(self) -> Checkout:
+        """Where the agent works."""
+        return _checkout(self.workdir, self.real_workdir)
+
     def spent(self, tokens: Mapping[str, int], cost_usd: float | None) -> "ReaderState":
         """The state with these tokens added to those of the run."""
         usage = {name: self.usage.get(name, 0) + count for name, count in tokens.items()}
@@ -103,6 +118,11 @@ class ReaderState:
         """The agent's own last word, on what it cost, too."""
         ended = replace(self, result=result, usage=result.usage, cost_usd=result.cost_usd)
         return [Event("result", asdict(result))], ended
+
+
+@lru_cache(maxsize=16)  # each line asks for it, and it has a pattern to compile
+def _checkout(workdir: str, real_workdir: str) -> Checkout:
+    return Checkout.at(workdir, real_workdir)
 
 
 class Agent(Protocol):

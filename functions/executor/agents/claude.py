@@ -18,7 +18,7 @@ from functions.executor.agents.lines import (
     text,
 )
 from functions.executor.agents.prices import NO_TOKENS, cost_usd
-from functions.executor.agents.sessions import session_id, since, without_workdir
+from functions.executor.agents.sessions import session_id, since
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.usage import TOKENS
@@ -152,7 +152,7 @@ def _on_assistant(line: Json, state: ReaderState) -> tuple[list[Event], ReaderSt
         return [], replace(state, last_error=f"{said} ({cause})")
     state = _count(obj(line.get("message")), state)
     of_helper = line.get("parent_tool_use_id") is not None  # what it says comes back as its tool's result
-    events = [event for block in blocks for event in _block_events(block, state, of_helper=of_helper)]
+    events = [event for block in blocks for event in _block_events(block, of_helper=of_helper)]
     texts = [event.payload["text"] for event in events if event.kind == "agent_message"]
     return events, replace(state, last_text=texts[-1]) if texts else state
 
@@ -193,7 +193,7 @@ def _tokens(counts: Json, names: dict[str, str]) -> dict[str, int]:
     return {ours: max(0, number(counts.get(theirs)) or 0) for ours, theirs in names.items()}
 
 
-def _block_events(block: Json, state: ReaderState, *, of_helper: bool) -> Iterator[Event]:
+def _block_events(block: Json, *, of_helper: bool) -> Iterator[Event]:
     match block.get("type"):
         case "text" if not of_helper and (said := text(block.get("text"), MESSAGE_CHARS)).strip():
             yield Event("agent_message", {"text": said})
@@ -203,13 +203,12 @@ def _block_events(block: Json, state: ReaderState, *, of_helper: bool) -> Iterat
             name = text(block.get("name"), TITLE_CHARS)
             given = obj(block.get("input"))
             payload = {"id": text(block.get("id"), TITLE_CHARS), "name": name, "input": clip_json(given)}
-            yield Event("tool_use", payload | {"title": _title(name, given, state.workdir)})
+            yield Event("tool_use", payload | {"title": _title(name, given)})
 
 
-def _title(name: str, given: Json, workdir: str) -> str:
+def _title(name: str, given: Json) -> str:
     verb, key = TITLES.get(name, (name, ""))
-    what = text(given.get(key), MESSAGE_CHARS)
-    return first_line(f"{verb} {without_workdir(what, workdir)}")
+    return first_line(f"{verb} {text(given.get(key), MESSAGE_CHARS)}")
 
 
 def _tool_results(line: Json) -> Iterator[Event]:

@@ -22,7 +22,7 @@ from functions.executor.agents.lines import (
     text,
 )
 from functions.executor.agents.prices import cost_usd
-from functions.executor.agents.sessions import session_id, since, without_workdir
+from functions.executor.agents.sessions import session_id, since
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.secret import Secret
@@ -163,7 +163,7 @@ def _on_tool(item: Json, state: ReaderState, *, completed: bool) -> tuple[list[E
     item_id = text(item.get("id"), TITLE_CHARS)
     events: list[Event] = []
     if item_id not in state.open_tools:
-        events.append(Event("tool_use", {"id": item_id} | _use(item, state.workdir)))
+        events.append(Event("tool_use", {"id": item_id} | _use(item)))
     still_open = [tool for tool in state.open_tools if tool != item_id]
     if completed:
         events.append(Event("tool_result", {"id": item_id, "ok": _succeeded(item), "output": _output(item)}))
@@ -172,15 +172,14 @@ def _on_tool(item: Json, state: ReaderState, *, completed: bool) -> tuple[list[E
     return events, replace(state, open_tools=tuple(still_open[-50:]))
 
 
-def _use(item: Json, workdir: str) -> Json:
+def _use(item: Json) -> Json:
     kind = item.get("type")
     if kind == "command_execution":
         command = _without_shell(text(item.get("command"), MESSAGE_CHARS))
         return {"name": "shell", "input": clip_json({"command": command}), "title": first_line(f"$ {command}")}
     if kind == "file_change":
-        return {"name": "apply_patch", "input": clip_json({"changes": items(item.get("changes"))})} | {
-            "title": _changes_title(items(item.get("changes")), workdir)
-        }
+        changes = items(item.get("changes"))
+        return {"name": "apply_patch", "input": clip_json({"changes": changes}), "title": _changes_title(changes)}
     if kind == "web_search":
         query = text(item.get("query"))
         return {"name": "web_search", "input": {"query": query}, "title": first_line(f"Search the web: {query}")}
@@ -197,8 +196,8 @@ def _without_shell(command: str) -> str:
     return words[2] if len(words) == 3 and words[1] in ("-lc", "-c") else command
 
 
-def _changes_title(changes: list[Json], workdir: str) -> str:
-    paths = [without_workdir(text(change.get("path")), workdir) for change in changes]
+def _changes_title(changes: list[Json]) -> str:
+    paths = [text(change.get("path")) for change in changes]
     kinds = {text(change.get("kind"), TITLE_CHARS) for change in changes}
     verb = CHANGES.get(kinds.pop(), "Edit") if len(kinds) == 1 else "Edit"
     return first_line(f"{verb} {', '.join(paths)}")

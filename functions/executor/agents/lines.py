@@ -28,7 +28,10 @@ MAX_DEPTH = 6
 
 
 def read_objects(chunk: bytes, state: ReaderState, on_object: OnObject) -> tuple[list[Event], ReaderState]:
-    """Cut `chunk` into lines, parse each and give it to `on_object`; a half line waits for the next chunk."""
+    """Cut `chunk` into lines, parse each and give it to `on_object`; a half line waits for the next chunk.
+
+    The objects name files of the checkout as the repository does, before anything is cut to size.
+    """
     events: list[Event] = []
     *lines, rest = (_unfinished(state) + chunk).split(b"\n")
     for line in lines:
@@ -62,8 +65,9 @@ def _read_line(line: bytes, state: ReaderState, on_object: OnObject) -> tuple[li
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        return _warn(f"The agent printed a line that is not JSON: {clip(text, 200)}", state)
-    return on_object(parsed, state)
+        said = clip(state.checkout.text(text), 200)
+        return _warn(f"The agent printed a line that is not JSON: {said}", state)
+    return on_object(state.checkout.named(parsed), state)
 
 
 def _finite(number: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What both agents' sessions have in common: ids, totals that run on, and a folder they work in."""
+"""What both agents' sessions have in common: ids, and totals that run on."""
 
 import re
 from collections.abc import Mapping
@@ -19,8 +19,3 @@ def since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, fl
     """
     counts_on = all(now.get(key, 0) >= total * ABOUT for key, total in before.items())
     return {key: max(0, total - before.get(key, 0)) if counts_on else total for key, total in now.items()}
-
-
-def without_workdir(path: str, workdir: str) -> str:
-    """A path as a person looks for it in the repository."""
-    return path.removeprefix(workdir.rstrip("/") + "/") if workdir else path

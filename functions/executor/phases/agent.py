@@ -206,7 +206,7 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
         return result.error_code or "agent_failed", f"{agent.title} agent failed: {result.text or 'Unknown error'}"
     if seen.state.exit_code == 0:
         return "agent_no_result", f"{agent.title} agent failed: it ended without a result."
-    reason = seen.state.stderr_tail.strip()[-1000:] or "Unknown error"
+    reason = seen.reader.checkout.text(seen.state.stderr_tail.strip())[-1000:] or "Unknown error"
     return "agent_failed", f"{agent.title} agent failed: {reason}"
 
 

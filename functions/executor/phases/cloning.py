@@ -44,7 +44,10 @@ def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str
     """Where the reading of the agent's output will start: what the agent itself does not tell."""
     preferences, _ = secrets.preferences()
     _, _, model = model_access(run.agent, ports.settings, preferences)
-    return ReaderState.start(workdir=cloned["work_tree"], model=run.model or model).to_json()
+    start = ReaderState.start(
+        workdir=cloned["work_tree"], real_workdir=cloned.get("real_work_tree", ""), model=run.model or model
+    )
+    return start.to_json()
 
 
 def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:

@@ -36,7 +36,9 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     events = tuple(Event("warning", {"text": text}) for text in warnings)
     if _resumed(run, network, ports):
         before = ReaderState.from_json(run.reader_state)
-        reader = ReaderState.start(workdir=before.workdir, model=run.model or model, previous=before)
+        reader = ReaderState.start(
+            workdir=before.workdir, real_workdir=before.real_workdir, model=run.model or model, previous=before
+        )
         return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
     sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run, network)
     RunFolder(ports.sandboxes.attach(sandbox_id), run.id).install()

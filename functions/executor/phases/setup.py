@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from functions.executor.agents import Checkout, ReaderState
 from functions.executor.jobs import JobSpec, JobState
 from functions.executor.phases.bench import CLONE_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
@@ -68,33 +69,34 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
             timeout_s=ports.settings.setup_timeout_s,
         )
         state = folder.start(script.job, spec, wait_s=1)
-    events = _output(state)
+    checkout = ReaderState.from_json(run.reader_state).checkout
+    events = _output(state, checkout)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports), changes={"output_offset": state.offset}, events=events)
     failed = state.exit_code != 0
     if state.more or (failed and events):  # what it said is told before that it failed
         return Advance(changes={"output_offset": state.offset}, events=events)
     if failed:
-        raise _failure(script, state, ports)
+        raise _failure(script, state, ports, checkout)
     if done + 1 < len(todo):
         changes = {"output_offset": 0, "reader_state": {**run.reader_state, SCRIPTS_DONE: done + 1}}
         return Advance(changes=changes, events=events)
     return Advance(phase=Phase.AGENT, changes={"output_offset": 0}, events=events)
 
 
-def _output(state: JobState) -> tuple[Event, ...]:
-    text = state.chunk.decode(errors="replace")[-MAX_EVENT_CHARS:]
+def _output(state: JobState, checkout: Checkout) -> tuple[Event, ...]:
+    text = checkout.text(state.chunk.decode(errors="replace"))[-MAX_EVENT_CHARS:]
     return (Event("setup_output", {"text": text}),) if text else ()
 
 
-def _failure(script: Script, state: JobState, ports: Ports) -> RunFailed:
+def _failure(script: Script, state: JobState, ports: Ports, checkout: Checkout) -> RunFailed:
     if state.ended_by == "timeout":
         text = f"{script.title} timed out after {ports.settings.setup_timeout_s} seconds."
-        return RunFailed(text + _tail(state), error_code="setup_timeout")
+        return RunFailed(text + _tail(state, checkout), error_code="setup_timeout")
     ended = "was interrupted" if state.exit_code is None else f"failed with exit code {state.exit_code}"
-    return RunFailed(f"{script.title} {ended}." + _tail(state), error_code="setup_failed")
+    return RunFailed(f"{script.title} {ended}." + _tail(state, checkout), error_code="setup_failed")
 
 
-def _tail(state: JobState) -> str:
-    said = state.stderr_tail.strip()[-500:]
+def _tail(state: JobState, checkout: Checkout) -> str:
+    said = checkout.text(state.stderr_tail.strip())[-500:]
     return f" {said}" if said else ""
