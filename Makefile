@@ -167,6 +167,14 @@ clean: ## Remove the embedded stack's data, caches and build results; what was d
 
 # -------------------------------------------------------------------------------------------------- virtual environment
 
+# Asks whether this machine can do what is wanted, before anything is downloaded for it.
+PREFLIGHT := -E -m local.preflight $(if $(filter demo dev test faults,$(MAKECMDGOALS)),stack) \
+	$(if $(filter check lint test faults,$(MAKECMDGOALS)),tests)
+
+# pip unpacks hundreds of megabytes: beside the packages, since /tmp may be small, full or read-only.
+# What an interrupted installation left there goes first.
+WITH_TMP = tmp="$$(pwd)/.local/tmp/$(@F)"; rm -rf "$$tmp" && mkdir -p "$$tmp" && TMPDIR="$$tmp"
+
 # pip is the last thing that venv puts in: a creation that was interrupted is taken up again.
 $(VENV)/bin/pip:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -176,15 +184,18 @@ $(VENV)/bin/pip:
 		echo "Python 3.11 or newer is needed; PYTHON=$(PYTHON) is not." >&2; exit 1; fi
 	@if ! "$(PYTHON)" -I -c 'import venv, ensurepip' 2>/dev/null; then \
 		echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi
-	@"$(PYTHON)" -I -m venv $(VENV)
+	@"$(PYTHON)" $(PREFLIGHT)
+	@$(WITH_TMP) "$(PYTHON)" -I -m venv $(VENV)
 
 $(LOCAL): requirements-local.txt | $(VENV)/bin/pip
+	@$(VENV)/bin/python $(PREFLIGHT)
 	@echo "Installing the local stack's packages into $(VENV) (once, about a minute) ..."
-	@$(VENV)/bin/python $(PIP_INSTALL) --requirement $<
+	@$(WITH_TMP) $(VENV)/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
 
 # They include the local stack's.
 $(DEV): requirements-dev.txt requirements-local.txt | $(VENV)/bin/pip
+	@$(VENV)/bin/python $(PREFLIGHT)
 	@echo "Installing the packages for checks and tests into $(VENV) (once, about two minutes) ..."
-	@$(VENV)/bin/python $(PIP_INSTALL) --requirement $<
+	@$(WITH_TMP) $(VENV)/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $(LOCAL) $@
