@@ -85,11 +85,13 @@ SCREEN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI")  # how a terminal
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NEVER_PROXIED = "127.0.0.1,localhost,::1"
-# boto3 reads these files even where it is given an address and keys; one that is missing or broken stops it.
-NO_AWS_ACCOUNT = {
+# Files in the person's home that boto3 and git read in any case; one that is closed to us or broken stops them.
+NO_FILES_OF_HOME = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
 }
 
 
@@ -166,7 +168,7 @@ def machine_environment(caller: Values, *, online: bool) -> dict[str, str]:
     Where real services are used (`online`), also the way to them: proxies, never for this machine itself, and
     certificates, as far as the files exist.
     """
-    kept = {name: caller[name] for name in (*MACHINE, *SCREEN) if caller.get(name)} | NO_AWS_ACCOUNT
+    kept = {name: caller[name] for name in (*MACHINE, *SCREEN) if caller.get(name)} | NO_FILES_OF_HOME
     if not os.path.isdir(kept.get("TMPDIR", os.sep)):  # noqa: PTH112 - any text may stand there
         del kept["TMPDIR"]
     if online:
