@@ -5,7 +5,10 @@ that is asked for is fetched, once, into a cache folder. It comes as a wheel ins
 dependencies: nothing in it is ever imported, only the program inside is run.
 """
 
+import errno
+import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +17,36 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+from local.pip_environment import PIP, pip_settings
 
 FETCH_LIMIT_S = 1800  # 170 MB at 0.1 MB/s
 REPORT_EVERY_S = 1.0
+
+
+# What pip says, and what it means for the person. The first that fits is taken.
+REASONS = (
+    (r"No module named pip", "could not be fetched: this Python has no pip. Run `{python} -m ensurepip`."),
+    (r"No space left|Disk quota exceeded", "could not be unpacked: the disk is full (it needs about 600 MB)."),
+    (
+        r"ProxyError|407 Client Error|SOCKS",
+        "could not be fetched: the proxy lets no request pass. Check http_proxy, https_proxy and all_proxy.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|confirming the ssl certificate",
+        "could not be fetched: the certificate of the package index is not trusted. Name its authority in PIP_CERT.",
+    ),
+    (
+        r"Could not fetch URL \S+: ((?!404)\d{3} \w+ Error: [\w ]+) for",
+        "could not be fetched: the package index answers `{0}`.",
+    ),
+    (
+        r"NewConnectionError|connection error|Connection (?:refused|reset|aborted|broken)|Max retries|timed out",
+        "could not be fetched: the package index cannot be reached. Is there a network?",
+    ),
+    (r"No matching distribution", "has no build for this platform or Python on the package index."),
+)
 
 OnProgress = Callable[[str], None]
 
@@ -57,13 +87,20 @@ def ensure_cli(agent: str, cache: Path, on_progress: OnProgress | None = None) -
 
     The first call fetches the program into `cache`/agents; `on_progress` then gets a sentence now and then.
     A `claude` or `codex` that the person has installed is left alone: its version is not ours to rely on.
-    Safe when two processes ask at once: both get a whole program. Raises CliFetchError, or KeyError when
-    there is no such agent.
+    Safe when two processes ask at once: the second waits. Raises CliFetchError, or KeyError when there is no such
+    agent.
     """
     cli = CLIS[agent]
     home = cache / "agents" / f"{agent}-{cli.version}"
-    if not (home / "bin" / agent).exists():
-        _fetch(agent, cli, home, on_progress or _ignore)
+    try:
+        if not (home / "bin" / agent).exists():
+            _fetch_once(agent, cli, home, on_progress or _ignore)
+        elif _leftovers(agent, home):
+            _remove_leftovers(agent, home)
+        _let_everybody_read(home)
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        raise CliFetchError(f"{cli.title} cannot be stored in {home.parent}: {reason}.") from error
     return home / "bin"
 
 
@@ -71,9 +108,62 @@ def _ignore(_: str) -> None:
     pass
 
 
+def _fetch_once(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
+    """Fetch the program unless another process does so meanwhile."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_file(agent, home).open("w") as lock:
+        if not _locked(lock):
+            on_progress(f"Waiting for another process that fetches {cli.title}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _delete(_leftovers(agent, home))
+        if not (home / "bin" / agent).exists():
+            _fetch(agent, cli, home, on_progress)
+
+
+# Whoever fetches holds the lock. So a staging folder found without it was left by a process that was killed.
+
+
+def _lock_file(agent: str, home: Path) -> Path:
+    return home.with_name(f".{agent}.lock")
+
+
+def _leftovers(agent: str, home: Path) -> list[Path]:
+    return list(home.parent.glob(f".{agent}-*"))
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_leftovers(agent: str, home: Path) -> None:
+    """Free the space (up to 550 MB) of downloads that were killed. It may fail: the program itself is there."""
+    with suppress(OSError), _lock_file(agent, home).open("w") as lock:
+        if _locked(lock):
+            _delete(_leftovers(agent, home))
+
+
+def _let_everybody_read(home: Path) -> None:
+    """The users of a sandbox run the program, whatever the umask was when it was fetched."""
+    for path in (home, *home.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            wanted = mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444)
+            if mode != wanted:
+                with suppress(OSError):  # another user's, or on a read-only disk: it may serve all the same
+                    path.chmod(wanted)
+
+
 def _fetch(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
     """Install the wheel beside `home` and rename it into place, so that nobody sees half a program."""
-    home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{home.name}-", dir=home.parent) as staging:
         unpacked, downloads = Path(staging, "unpacked"), Path(staging, "downloads")
         downloads.mkdir()
@@ -82,24 +172,23 @@ def _fetch(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
         try:
             unpacked.rename(home)
         except OSError as obstacle:
-            if not (home / "bin" / agent).exists():  # else a faster process has put it there
-                raise CliFetchError(f"{home} is in the way: remove it and try again.") from obstacle
+            raise CliFetchError(f"{home} is in the way: remove it and try again.") from obstacle
     on_progress(f"{cli.title} is ready.")
 
 
 def _pip_install(cli: Cli, target: Path, downloads: Path, on_progress: OnProgress) -> None:
-    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    details, log = downloads / "details.log", downloads / "pip.log"
+    argv = [*PIP, "install", "--quiet", "--log", str(details), "--no-input", "--disable-pip-version-check"]
     argv += ["--no-deps", "--no-compile", "--no-cache-dir", "--only-binary=:all:", "--target", str(target)]
-    argv += ["--timeout", "20", "--retries", "2", f"{cli.package}=={cli.version}"]
+    argv += [f"{cli.package}=={cli.version}"]
     on_progress(f"Fetching {cli.title} ({cli.package} {cli.version}, about {cli.size_mb} MB, only once)")
-    log = downloads / "pip.log"
     with log.open("wb") as output:
         pip = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {"TMPDIR": str(downloads)},
+            env={**_patience(pip_settings(os.environ)), "TMPDIR": str(downloads)},
         )
     try:
         _wait(pip, cli, downloads, on_progress)
@@ -108,7 +197,14 @@ def _pip_install(cli: Cli, target: Path, downloads: Path, on_progress: OnProgres
             pip.kill()
             pip.wait()
     if pip.returncode != 0:
-        raise CliFetchError(_why(cli, log.read_text(errors="replace")))
+        said = [file.read_text(errors="replace") for file in (details, log) if file.exists()]
+        raise CliFetchError(_why(cli, pip.returncode, "\n".join(said)))
+
+
+def _patience(settings: dict[str, str]) -> dict[str, str]:
+    """The settings with limits of ours, where the person has set none."""
+    limits = {"PIP_RETRIES": "2"} if "PIP_DEFAULT_TIMEOUT" in settings else {"PIP_RETRIES": "2", "PIP_TIMEOUT": "20"}
+    return limits | settings
 
 
 def _wait(pip: "subprocess.Popen[bytes]", cli: Cli, downloads: Path, on_progress: OnProgress) -> None:
@@ -142,16 +238,13 @@ def _link_program(agent: str, cli: Cli, unpacked: Path) -> None:
     (unpacked / "bin" / agent).symlink_to(Path("..", cli.program))
 
 
-def _why(cli: Cli, pip_output: str) -> str:
+def _why(cli: Cli, exit_code: int, pip_output: str) -> str:
     """One sentence from pip's output, which says `No matching distribution` without network, too."""
     wanted = f"{cli.title} ({cli.package} {cli.version})"
-    if "No module named pip" in pip_output:
-        return f"{wanted} could not be fetched: this Python has no pip. Run `{sys.executable} -m ensurepip`."
-    if "NewConnectionError" in pip_output or "Connection" in pip_output or "timed out" in pip_output:
-        return f"{wanted} could not be fetched: the package index cannot be reached. Is there a network?"
-    if "No matching distribution" in pip_output:
-        return f"{wanted} has no build for this platform or Python on the package index."
-    if "No space left" in pip_output:
-        return f"{wanted} could not be unpacked: the disk is full (it needs about 600 MB)."
+    if exit_code < 0:
+        return f"{wanted} could not be fetched: pip was ended by signal {-exit_code}. Is there enough memory?"
+    for pattern, sentence in REASONS:
+        if found := re.search(pattern, pip_output):
+            return f"{wanted} {sentence.format(*found.groups(), python=sys.executable)}"
     lines = [line.strip() for line in pip_output.splitlines() if line.strip()]
     return f"{wanted} could not be fetched: {lines[-1] if lines else 'pip gave no reason.'}"
