@@ -160,7 +160,8 @@ def test_what_the_person_has_set_for_other_projects_does_not_mislead_pip(wheels,
         monkeypatch.setenv(name, value)
     config = tmp_path / "pip.conf"
     config.write_text(
-        "[global]\nuser = true\nquiet = 3\nlog = /nonexistent/log\nrequire-hashes = true\nconstraint = /nonexistent/c.txt\nprefix = /nonexistent/p\n"
+        "[global]\nuser = true\nquiet = 3\nlog = /nonexistent/log\n"
+        "require-hashes = true\nconstraint = /nonexistent/c.txt\nprefix = /nonexistent/p\n"
         f"find-links = /nonexistent/links\n[install]\nfind-links = {wheels}\nno-index = true\ndry-run = true\n"
     )
     monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
