@@ -84,7 +84,7 @@ def test_the_users_of_a_project_are_listed_only_to_find_one_that_is_known_to_be_
         calls.append(call)
         known = request.app.state.known
         if call == "POST /token":
-            return JSONResponse({"msg": "Invalid login credentials"}, 400)
+            return JSONResponse({"msg": "Invalid login credentials"}, request.app.state.no_sign_in)
         if call == "POST /admin/users":
             return JSONResponse({"msg": "registered"}, 422) if known else JSONResponse({"id": "new"})
         if call == "GET /admin/users":
@@ -94,10 +94,10 @@ def test_the_users_of_a_project_are_listed_only_to_find_one_that_is_known_to_be_
 
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PUT"])])
     with serving_app(app) as stack.supabase_url:
-        app.state.known = False
+        app.state.known, app.state.no_sign_in = False, 400
         assert sign_in(stack, email)[0] == "new"
         assert calls == ["POST /token", "POST /admin/users"]
-        app.state.known = True
+        app.state.known, app.state.no_sign_in = True, 422
         assert sign_in(stack, email)[0] == "old"
         assert calls[4:] == ["GET /admin/users", "PUT /admin/users/old"]
 

@@ -30,7 +30,10 @@ def stack(tmp_path):
     """As much of one as publishing needs."""
     data = tmp_path / "data"
     return SimpleNamespace(
-        real_sandboxes=False, options=SimpleNamespace(data=data), git_root=data / "git", git_url="http://git.test"
+        local_github=True,
+        options=SimpleNamespace(data=data, caller=os.environ),
+        git_root=data / "git",
+        git_url="http://git.test",
     )
 
 
@@ -109,7 +112,7 @@ def test_the_whole_repository_is_published_from_whatever_part_of_it_is_named(
 ):
     named = str(kind(tmp_path, source, git))
 
-    check_source(named)
+    check_source(named, os.environ)
     made = publish_repository(stack, named)
 
     assert (made.name, made.files) == (NAMES[kind], 9)
@@ -122,7 +125,7 @@ def test_a_repository_of_another_user_is_published(source, stack):
     for path in [source, *source.rglob("*")]:
         os.chown(path, 65534, 65534)
 
-    check_source(str(source))
+    check_source(str(source), os.environ)
     assert publish_repository(stack, str(source)).files == 9
 
 
@@ -131,7 +134,7 @@ def test_a_path_is_seen_from_the_folder_that_make_was_called_in_and_from_home(so
     monkeypatch.setenv("HOME", str(source.parent))
 
     for named in ("..", ".", "~/my project", " ../pocketbook "):
-        check_source(named)
+        check_source(named, os.environ)
         assert publish_repository(stack, named).name == "my-project"
 
 
@@ -142,7 +145,7 @@ def test_odd_names_are_only_names(tmp_path, stack, monkeypatch, name):
     make_sample_repository(tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
-    check_source(name)
+    check_source(name, os.environ)
     made = publish_repository(stack, name)
 
     assert made.files == 9
@@ -212,7 +215,7 @@ def test_what_cannot_be_published_is_said_in_a_sentence(tmp_path, kind, monkeypa
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
 
     with pytest.raises(GitError, match=WRONG[kind]) as error:
-        check_source(str(kind(folder)))
+        check_source(str(kind(folder)), os.environ)
 
     assert "\n" not in str(error.value)
     assert "s3cret" not in str(error.value)
@@ -224,7 +227,7 @@ def test_a_closed_folder_is_said_to_be_closed(tmp_path):
     closed.mkdir(mode=0)
 
     with pytest.raises(GitError, match="cannot be opened"):
-        check_source(str(closed / "repository"))
+        check_source(str(closed / "repository"), os.environ)
 
 
 @pytest.fixture
@@ -241,7 +244,7 @@ def test_a_url_is_checked_and_cloned_as_it_is_now(remote, git, stack, head_of, s
         git("commit", "-q", "--allow-empty", "-m", message)
         publish(tmp_path / "served", "o", "r", source)
 
-        check_source(url)
+        check_source(url, os.environ)
         made = publish_repository(stack, url)
 
         assert (made.name, head_of(made)) == ("r", git("rev-parse", "HEAD"))
@@ -254,8 +257,8 @@ def test_git_asks_nobody_for_a_password(remote, monkeypatch):
         monkeypatch.setenv(name, "/bin/false")  # which git would quote as failed
 
     with pytest.raises(GitError, match="prompts disabled"):
-        check_source(url)
-    check_source(url.replace("//", "//x:s3cret@"))
+        check_source(url, os.environ)
+    check_source(url.replace("//", "//x:s3cret@"), os.environ)
 
 
 def test_a_repository_that_git_was_called_from_is_not_taken_for_this_one(remote, source, stack, monkeypatch, tmp_path):
@@ -263,7 +266,7 @@ def test_a_repository_that_git_was_called_from_is_not_taken_for_this_one(remote,
         monkeypatch.setenv(name, str(tmp_path / "of a hook"))
 
     for named in (str(source), remote[0]):
-        check_source(named)
+        check_source(named, os.environ)
         assert publish_repository(stack, named).files == 9
     assert not (tmp_path / "of a hook").exists()
 
@@ -274,7 +277,7 @@ def test_a_host_that_does_not_answer_is_given_up(monkeypatch):
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(GitError, match="no answer within 1 seconds"),
     ):
-        check_source(f"http://127.0.0.1:{silent.getsockname()[1]}/o/r")
+        check_source(f"http://127.0.0.1:{silent.getsockname()[1]}/o/r", os.environ)
 
 
 def test_a_url_without_a_branch_is_refused(remote, tmp_path):
@@ -282,7 +285,7 @@ def test_a_url_without_a_branch_is_refused(remote, tmp_path):
     Git(folder)("update-ref", "-d", "refs/heads/main")
 
     with pytest.raises(GitError, match="has no branch yet"):
-        check_source(url)
+        check_source(url, os.environ)
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "no commit", "one commit", "all"])
@@ -299,7 +302,7 @@ def test_the_sample_is_made_whole(stack, left, head_of, tmp_path):
             Git(path)("commit", "-q", "--allow-empty", "-m", "half")
 
     for named in (None, "", " "):
-        check_source(named)
+        check_source(named, os.environ)
         made = publish_repository(stack, named)
         assert (made.name, made.branch, made.files) == ("pocketbook", "main", 9)
     assert Git(path)("log", "-1", "--format=%s") == (
