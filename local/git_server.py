@@ -66,7 +66,7 @@ def create_app(root: Path) -> Starlette:
             Route("/{owner}/{name}", allowed(_repository_page), methods=["GET"]),
             Route("/{owner}/{name}/pull/{number}", allowed(_pull_page), methods=["GET"]),
         ],
-        exception_handlers={404: _nothing_here},
+        exception_handlers={404: _nothing_here, 405: _nothing_here},
     )
 
 

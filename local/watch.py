@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
 from rich.syntax import Syntax
 from rich.table import Table
@@ -79,31 +78,32 @@ class _Progress:
         return Group(grid)
 
 
-def describe(event: Json) -> Iterator[str]:
-    """Lines of markup for one event; none for those that say nothing to a person."""
+def describe(event: Json) -> Iterator[Text]:
+    """Lines for one event; none for those that say nothing to a person."""
     payload = event["payload"]
     match event["kind"]:
         case "phase" if payload["phase"] != "queued":
-            yield f"[cyan]● {_shown(payload['phase'])}[/]"
+            yield _line(f"● {payload['phase']}", "cyan", indent="")
         case "cloned":
-            yield f"  [dim]{_shown(payload['branch'])} at {_shown(payload['commit'][:12])}[/]"
+            yield _line(f"{payload['branch']} at {payload['commit'][:12]}", "dim")
         case "session":
-            version = f"agent program {_shown(payload['cli_version'])}, " if payload.get("cli_version") else ""
-            yield f"  [dim]{version}model {_shown(payload.get('model') or 'of its own choice')}[/]"
+            version = f"agent program {payload['cli_version']}, " if payload.get("cli_version") else ""
+            yield _line(f"{version}model {payload.get('model') or 'of its own choice'}", "dim")
         case "agent_message":
-            yield f"  [white]{_shown(payload['text'])}[/]"
+            yield _line(payload["text"], "white")
         case "tool_use":
-            yield f"  [yellow]{_shown(payload['title'])}[/]"
+            yield _line(payload["title"], "yellow")
         case "tool_result" if not payload["ok"]:
-            yield f"  [red]{_shown(_first_line(payload['output']))}[/]"
+            yield _line(_first_line(payload["output"]), "red")
         case "changes":
-            yield f"  [dim]saved so far: {payload['files']} changed, +{payload['additions']} -{payload['deletions']}[/]"
+            lines = f"+{payload['additions']} -{payload['deletions']}"
+            yield _line(f"saved so far: {payload['files']} changed, {lines}", "dim")
         case "setup_output":
-            yield f"  [dim]{_shown(payload['text'])}[/]"
+            yield _line(payload["text"], "dim")
         case "warning":
-            yield f"  [bold yellow]![/] {_shown(payload['text'])}"
+            yield Text.assemble(("  ! ", "bold yellow"), _line(payload["text"], indent=""))
         case "ended" if payload["text"]:
-            yield f"  [bold red]✗[/] {_shown(payload['text'])}"
+            yield Text.assemble(("  ✗ ", "bold red"), _line(payload["text"], indent=""))
 
 
 def show_diff(diff: str, console: Console) -> None:
@@ -115,9 +115,9 @@ def show_diff(diff: str, console: Console) -> None:
         console.print(f"[dim]… {len(lines) - DIFF_LINES} more lines[/]")
 
 
-def _shown(text: str) -> str:
-    """As markup that shows just this text. Programs that draw progress bars end lines with a carriage return."""
-    return escape(visible(text.replace("\r\n", "\n").rstrip().lstrip("\n")))
+def _line(text: str, style: str = "", *, indent: str = "  ") -> Text:
+    """No markup, in which backslashes of the text could still be lost. A carriage return and line feed end one line."""
+    return Text(indent + visible(text.replace("\r\n", "\n").rstrip().lstrip("\n")), style)
 
 
 def _cut(line: str) -> str:

@@ -1,10 +1,12 @@
 import os
+import shutil
 import subprocess
 import sys
 
 import httpx
 import pytest
 
+from local import mirrors
 from local.git_server import GitError, make_sample_repository, publish
 from local.listening import listen
 from local.processes import ProcessGroup
@@ -112,6 +114,179 @@ def test_publishing_again_brings_new_commits_branches_and_tags(served, owner, so
     assert "origin/old" not in git(tmp_path / "clone", "branch", "-r")
 
 
+@pytest.fixture
+def mirror(root, source):
+    """Published as local/demo, with the branches main and old; `again()` publishes it again."""
+    git(source, "branch", "old")
+    publish(root, "local", "demo", source)
+    return root / "local" / "demo.git"
+
+
+@pytest.fixture
+def again(root, source):
+    return lambda: publish(root, "local", "demo", source)
+
+
+def task_commit(mirror, branch, onto="main"):
+    """As a task and a merge leave it: a commit on top."""
+    made = git(mirror, "commit-tree", f"{onto}^{{tree}}", "-p", onto, "-m", "by a task")
+    git(mirror, "update-ref", f"refs/heads/{branch}", made)
+    return made
+
+
+def branches(mirror):
+    lines = git(mirror, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads").splitlines()
+    return dict(line.split(" ") for line in lines)
+
+
+def test_work_of_tasks_stays_when_a_repository_is_published_again(mirror, again, source):
+    merged, proposed = task_commit(mirror, "main"), task_commit(mirror, "claude-code-1")
+
+    again()
+    again()
+
+    assert branches(mirror) == {"main": merged, "claude-code-1": proposed, "old": git(source, "rev-parse", "old")}
+
+
+def test_a_mirror_from_before_the_source_was_recorded_keeps_what_is_ahead(mirror, again):
+    merged = task_commit(mirror, "main")
+    for name in git(mirror, "for-each-ref", "--format=%(refname)", "refs/source").splitlines():
+        git(mirror, "update-ref", "-d", name)
+
+    again()
+
+    assert branches(mirror)["main"] == merged
+
+
+@pytest.mark.parametrize("how", ["moved on", "beside the task's", "was set back", "took it over and moved on"])
+def test_where_the_source_has_moved_the_mirror_follows(mirror, again, source, how):
+    if how != "was set back":
+        made = task_commit(mirror, "main")
+    if how == "took it over and moved on":
+        git(source, "pull", "-q", "--ff-only", mirror, "main")
+        assert git(source, "rev-parse", "HEAD") == made
+    if how == "was set back":
+        git(source, "reset", "-q", "--hard", "HEAD~1")
+    else:
+        commit(source, "new.txt", "new")
+
+    again()
+
+    assert branches(mirror)["main"] == git(source, "rev-parse", "main")
+
+
+def test_a_source_that_takes_over_only_the_merge_changes_nothing(mirror, again, source):
+    first = task_commit(mirror, "main")
+    second = task_commit(mirror, "main")
+    git(source, "fetch", "-q", mirror, first)
+    git(source, "reset", "-q", "--hard", first)
+
+    again()
+
+    assert branches(mirror)["main"] == second
+
+
+def test_a_branch_that_is_deleted_in_the_source_is_deleted_in_the_mirror(mirror, again, source):
+    own = task_commit(mirror, "claude-code-1")
+    git(source, "branch", "-D", "old")
+
+    again()
+
+    assert branches(mirror) == {"main": git(source, "rev-parse", "main"), "claude-code-1": own}
+
+
+def test_a_branch_may_become_a_folder_of_branches_and_come_before_one_of_a_task(mirror, again, source):
+    task_commit(mirror, "topic")
+    git(source, "branch", "-D", "old")
+    for name in ("old/a", "topic/b"):
+        git(source, "branch", name)
+
+    again()
+
+    assert set(branches(mirror)) == {"main", "old/a", "topic/b"}
+
+
+def test_a_tag_of_the_same_name_and_names_of_any_script_change_nothing(root, source):
+    for name in ("main", "ветка", "line\u2028end"):
+        git(source, "tag" if name == "main" else "branch", name, "HEAD~1")
+
+    publish(root, "local", "demo", source)
+
+    mirror = root / "local" / "demo.git"
+    assert git(mirror, "symbolic-ref", "HEAD") == "refs/heads/main"
+    kept = git(mirror, "for-each-ref", "--format=%(refname)", "refs/heads").split("\n")
+    assert set(kept) == {"refs/heads/main", "refs/heads/ветка", "refs/heads/line\u2028end"}
+
+
+def test_what_the_source_had_is_not_shown_to_a_clone(served, owner, source, tmp_path):
+    root, url = served
+    publish(root, owner, "demo", source)
+
+    assert "refs/source" in git(root / owner / "demo.git", "for-each-ref")
+    assert "refs/source" not in git(tmp_path, "ls-remote", f"{url}/{owner}/demo")
+
+
+@pytest.mark.parametrize("what", ["an empty folder", "no commit", "its objects are lost"])
+def test_a_mirror_that_is_not_whole_is_set_aside_and_made_again(root, source, what):
+    mirror = root / "local" / "demo.git"
+    if what == "its objects are lost":
+        publish(root, "local", "demo", source)
+        shutil.rmtree(mirror / "objects")
+        (mirror / "objects").mkdir()
+    else:
+        mirror.mkdir(parents=True)
+    if what == "no commit":
+        git(mirror, "init", "-q", "--bare")
+    (mirror / "required-token").write_text("s3cret")
+
+    publish(root, "local", "demo", source)
+
+    assert git(mirror, "rev-parse", "main") == git(source, "rev-parse", "main")
+    assert (mirror / "required-token").read_text() == "s3cret"
+    assert [path.name for path in mirror.parent.iterdir() if path != mirror] == ["demo.git.broken-1"]
+
+
+def test_a_mirror_whose_current_branch_is_deleted_is_whole(mirror, again, source):
+    own = task_commit(mirror, "claude-code-1")
+    git(mirror, "update-ref", "-d", "refs/heads/main")
+
+    again()
+
+    assert branches(mirror)["claude-code-1"] == own
+    assert branches(mirror)["main"] == git(source, "rev-parse", "main")
+
+
+def test_what_a_killed_program_left_is_in_no_ones_way(mirror, again, source):
+    new = commit(source, "new.txt", "new")
+    for lock in ("config.lock", "packed-refs.lock", "HEAD.lock", "refs/heads/main.lock"):
+        (mirror / lock).touch()
+    (mirror.parent / ".other.git.part").mkdir()
+    (mirror.parent / ".other.git.part" / "config").write_text("half")
+
+    again()
+    publish(mirror.parents[1], "local", "other", source)
+
+    assert branches(mirror)["main"] == branches(mirror.with_name("other.git"))["main"] == new
+
+
+def test_the_sample_repository_appears_at_once_or_not_at_all(tmp_path, monkeypatch):
+    ask = mirrors.git
+
+    def killed_at_the_second_commit(env, folder, *arguments, **options):
+        if arguments[-1] == mirrors.COMMITS[1].message:
+            raise KeyboardInterrupt
+        return ask(env, folder, *arguments, **options)
+
+    monkeypatch.setattr(mirrors, "git", killed_at_the_second_commit)
+    with pytest.raises(KeyboardInterrupt):
+        make_sample_repository(tmp_path / "sample")
+    assert not (tmp_path / "sample").exists()
+
+    monkeypatch.undo()
+    make_sample_repository(tmp_path / "sample")
+    assert git(tmp_path / "sample", "rev-list", "--count", "HEAD") == "3"
+
+
 def test_a_source_without_a_current_branch_is_published_too(served, owner, source, tmp_path):
     root, url = served
     git(source, "checkout", "-q", "--detach", "HEAD~1")
@@ -163,6 +338,7 @@ def test_a_required_token_is_the_password_of_a_clone(served, owner, source, tmp_
     assert without.headers["www-authenticate"].startswith("Basic")
     assert httpx.get(refs, auth=("x-access-token", "wrong")).status_code == 401
     assert httpx.get(refs, headers={"authorization": "Basic %%%"}).status_code == 401
+    assert httpx.get(refs, headers={"authorization": b"Basic \xe9"}).status_code == 401
     assert httpx.get(refs, headers={"authorization": "Bearer s3cret"}).status_code == 401
     assert httpx.post(f"{url}/{owner}/demo.git/git-upload-pack").status_code == 401
 

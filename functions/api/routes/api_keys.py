@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -71,6 +71,8 @@ def _name(text: str) -> str:
 
 class NewKeyIn(Body):
     """What to call the key, and how long it is valid."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nightly build", "expires_in_days": 90}]})
 
     name: Annotated[str, AfterValidator(_name)] = Field(
         examples=["nightly build"], json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": r"\S"}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field, SecretStr, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -52,6 +52,8 @@ class Verified(BaseModel):
 class TokenIn(Body):
     """Who wants tokens, and what proves it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": USER_ID}]})
+
     user_id: Annotated[Any, WithJsonSchema({"type": "string", "format": "uuid", "examples": [USER_ID]})]
     access_token: SecretStr | None = Field(
         default=None, description="The user's Supabase access token, where it is not the bearer.", examples=[A_JWT]
@@ -60,6 +62,8 @@ class TokenIn(Body):
 
 class RefreshIn(Body):
     """A refresh token of ours."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"refresh_token": A_JWT}]})
 
     refresh_token: Annotated[
         SecretStr | None,

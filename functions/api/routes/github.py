@@ -43,6 +43,8 @@ GithubToken = Annotated[
 class ValidateTokenIn(Body):
     """A GitHub token, and the repository that it is wanted for."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"github_token": "github_pat_0123456789"}]})
+
     github_token: GithubToken
     repo_url: str | None = Field(default=None, examples=[REPO_URL, "git@github.com:acme/widgets.git"])
 
@@ -83,6 +85,8 @@ class TokenIsValid(BaseModel):
 
 class CreatePullRequestIn(Body):
     """The token to make it with, and the words for a new one; without them they are made from the prompt."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"github_token": "github_pat_0123456789"}]})
 
     github_token: GithubToken
     title: str | None = Field(default=None, description=f"At most {MAX_TITLE_CHARS} characters.")

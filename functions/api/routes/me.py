@@ -94,7 +94,7 @@ def _absent() -> None:
 class ProfileIn(Body):
     """What is sent is changed, null clears it, and what is absent stays."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "examples": [{"full_name": "Ada Lovelace"}]})
 
     full_name: Annotated[str | None, AfterValidator(_full_name)] = Field(
         default_factory=_absent,

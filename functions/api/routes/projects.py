@@ -106,6 +106,10 @@ Settings = Annotated[
 class NewProjectIn(Body):
     """A repository, and what to call it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "Widgets", "repo_url": "https://github.com/acme/widgets"}]}
+    )
+
     name: Name
     repo_url: RepoUrl
     description: Description = ""
@@ -122,7 +126,7 @@ class NewProjectIn(Body):
 class ProjectChangesIn(Body):
     """What is to change; what is absent stays."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "examples": [{"name": "Widgets"}]})
 
     # Only what was sent is looked at: the defaults say no more than that a key may be absent.
     name: Name = Field(default_factory=str)

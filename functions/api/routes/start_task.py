@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -20,6 +20,14 @@ router = APIRouter(prefix="/api", tags=["tasks"])
 
 class StartTaskIn(Body):
     """What an agent shall do, and where."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": PROMPT, "repo_url": REPO_URL, "github_token": "github_pat_0123456789", "branch": "main"}
+            ]
+        }
+    )
 
     prompt: str = Field(examples=[PROMPT], min_length=1, description="At most PROMPT_MAX_CHARS characters (50,000).")
     repo_url: str = Field(examples=[REPO_URL, "git@github.com:acme/widgets.git"], min_length=1)

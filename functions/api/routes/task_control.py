@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -28,6 +28,8 @@ router = APIRouter(prefix="/api", tags=["tasks"])
 class RetryIn(Body):
     """The last prompt once more. It may be left out, where the repository is public."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
     github_token: SecretStr | None = Field(
         default=None, examples=["github_pat_0123456789"], description=TOKEN_DESCRIPTION
     )
@@ -35,6 +37,8 @@ class RetryIn(Body):
 
 class FollowUpIn(Body):
     """What the agent shall do next."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Add a test for it, too."}]})
 
     prompt: str = Field(
         examples=["Add a test for it, too."], min_length=1, description="At most PROMPT_MAX_CHARS characters (50,000)."

@@ -71,7 +71,7 @@ def page(
     limit: Annotated[
         int, Query(ge=1, le=MAX_TASKS, description="A page may be shorter, to fit into one answer.")
     ] = MAX_TASKS,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[CURSOR])] = None,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     status: Annotated[TaskStatus | None, Query(description="Only tasks in this state.")] = None,
     q: Annotated[str | None, Query(max_length=200, description="Text to look for in prompts, in any case.")] = None,
 ) -> Page:
@@ -84,7 +84,7 @@ Wanted = Annotated[Page, Depends(page)]
 ProjectFilter = Annotated[
     int | str | None,
     Query(description="Only tasks of this project. What is no number, or 0, is no filter."),
-    WithJsonSchema({"type": "integer", "minimum": 1, "examples": [3]}),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 
 

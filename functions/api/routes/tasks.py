@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from functions.api.answers import Answer, fitting, fitting_list
 from functions.api.bodies import Body, body_of
@@ -109,6 +109,8 @@ class EventList(BaseModel):
 
 class ChatMessageIn(Body):
     """A message to keep with a task. No agent reads it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "Looks good."}]})
 
     content: str = Field(examples=["Looks good."], min_length=1, max_length=MAX_MESSAGE_CHARS)
     role: Literal["user", "assistant"] = "user"

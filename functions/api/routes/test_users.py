@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path
 from fastapi.security import APIKeyHeader
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from functions.api.answers import Answer
 from functions.api.bodies import Body, body_of
@@ -99,6 +99,8 @@ def _test_email(text: str) -> str:
 
 class NewTestUserIn(Body):
     """What the test user shall be like; all of it may be absent."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"full_name": "Ada"}}]})
 
     email: Annotated[str, AfterValidator(_test_email)] = Field(
         default=DEFAULT_EMAIL,

@@ -1,5 +1,6 @@
 """`make demo` as a person meets it, and what it leaves behind however it ends: nothing."""
 
+import re
 import signal
 
 import pytest
@@ -40,6 +41,8 @@ def test_the_demo_goes_on_to_a_merged_pull_request_when_it_is_told_to(demo, tmp_
     assert "Merge pull request #1 from local/claude-code-1" in history
     assert "Claude Code: @write new.txt: it's new" in history
     assert "new.txt | 1 +" in history
+    assert "which ends with this demo" in history
+    assert re.search(r"start `make dev`, then\n    open http://127\.0\.0\.1:\d+/local/pocketbook/pull/1\n", history)
     assert "make demo PR=1" not in output
     assert_nothing_is_left(tmp_path)
 
