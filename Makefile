@@ -33,7 +33,7 @@ endif
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := -I local/pip_environment.py install --quiet --disable-pip-version-check
 # Touched when the packages of a requirements file are in; newer than that file = nothing to do.
 LOCAL := $(VENV)/.local-packages
 DEV := $(VENV)/.dev-packages

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +82,13 @@ CLIS: dict[str, Cli] = {
 }
 
 
-def ensure_cli(agent: str, cache: Path, on_progress: OnProgress | None = None) -> Path:
+def ensure_cli(
+    agent: str, cache: Path, on_progress: OnProgress | None = None, caller: Mapping[str, str] | None = None
+) -> Path:
     """The folder to put on PATH so that `claude` or `codex` runs in the version we test with.
 
-    The first call fetches the program into `cache`/agents; `on_progress` then gets a sentence now and then.
+    The first call fetches the program into `cache`/agents; `on_progress` then gets a sentence now and then. `caller` is
+    the environment that says how to reach a package index; by default, this process's.
     A `claude` or `codex` that the person has installed is left alone: its version is not ours to rely on.
     Safe when two processes ask at once: the second waits. Raises CliFetchError, or KeyError when there is no such
     agent.
@@ -94,7 +97,7 @@ def ensure_cli(agent: str, cache: Path, on_progress: OnProgress | None = None) -
     home = cache / "agents" / f"{agent}-{cli.version}"
     try:
         if not (home / "bin" / agent).exists():
-            _fetch_once(agent, cli, home, on_progress or _ignore)
+            _fetch_once(agent, cli, home, on_progress or _ignore, os.environ if caller is None else caller)
         elif _leftovers(agent, home):
             _remove_leftovers(agent, home)
         _let_everybody_read(home)
@@ -108,7 +111,7 @@ def _ignore(_: str) -> None:
     pass
 
 
-def _fetch_once(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
+def _fetch_once(agent: str, cli: Cli, home: Path, on_progress: OnProgress, caller: Mapping[str, str]) -> None:
     """Fetch the program unless another process does so meanwhile."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(agent, home).open("w") as lock:
@@ -117,7 +120,7 @@ def _fetch_once(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> No
             fcntl.flock(lock, fcntl.LOCK_EX)
         _delete(_leftovers(agent, home))
         if not (home / "bin" / agent).exists():
-            _fetch(agent, cli, home, on_progress)
+            _fetch(agent, cli, home, on_progress, caller)
 
 
 # Whoever fetches holds the lock. So a staging folder found without it was left by a process that was killed.
@@ -162,12 +165,12 @@ def _let_everybody_read(home: Path) -> None:
                     path.chmod(wanted)
 
 
-def _fetch(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
+def _fetch(agent: str, cli: Cli, home: Path, on_progress: OnProgress, caller: Mapping[str, str]) -> None:
     """Install the wheel beside `home` and rename it into place, so that nobody sees half a program."""
     with tempfile.TemporaryDirectory(prefix=f".{home.name}-", dir=home.parent) as staging:
         unpacked, downloads = Path(staging, "unpacked"), Path(staging, "downloads")
         downloads.mkdir()
-        _pip_install(cli, unpacked, downloads, on_progress)
+        _pip_install(cli, unpacked, downloads, on_progress, caller)
         _link_program(agent, cli, unpacked)
         try:
             unpacked.rename(home)
@@ -176,7 +179,7 @@ def _fetch(agent: str, cli: Cli, home: Path, on_progress: OnProgress) -> None:
     on_progress(f"{cli.title} is ready.")
 
 
-def _pip_install(cli: Cli, target: Path, downloads: Path, on_progress: OnProgress) -> None:
+def _pip_install(cli: Cli, target: Path, downloads: Path, on_progress: OnProgress, caller: Mapping[str, str]) -> None:
     details, log = downloads / "details.log", downloads / "pip.log"
     argv = [*PIP, "install", "--quiet", "--log", str(details), "--no-input", "--disable-pip-version-check"]
     argv += ["--no-deps", "--no-compile", "--no-cache-dir", "--only-binary=:all:", "--target", str(target)]
@@ -188,7 +191,7 @@ def _pip_install(cli: Cli, target: Path, downloads: Path, on_progress: OnProgres
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**_patience(pip_settings(os.environ)), "TMPDIR": str(downloads)},
+            env={**_patience(pip_settings(caller)), "TMPDIR": str(downloads)},
         )
     try:
         _wait(pip, cli, downloads, on_progress)

@@ -18,6 +18,7 @@ from local.agent_clis import CliFetchError
 from local.client import ApiError, Json, sign_in
 from local.git_server import GitError
 from local.postgres import MigrationError, PostgresError
+from local.preflight import gather, problems, warnings
 from local.processes import ProcessError
 from local.proposal import github_token, show_pull_request
 from local.repositories import Published, check_source, publish_repository
@@ -50,6 +51,7 @@ def main() -> int:
         if len(settings.agents) > 1:
             raise SettingsError(f"AGENT must be one of {', '.join(AGENTS)} for a demo.")
         check_source(settings.repo, settings.caller)
+        check_machine(settings, console)
         enter(settings.machine)
         return _demo(console, settings)
     except KeyboardInterrupt:
@@ -58,6 +60,15 @@ def main() -> int:
     except EXPECTED as error:
         console.print(f"[bold red]✗[/] {escape(str(error))}")
         return 1
+
+
+def check_machine(settings: Settings, console: Console) -> None:
+    """Say what may not work on this machine. Raises SettingsError with what cannot."""
+    facts = gather(agents=settings.agents)
+    if found := problems(facts):
+        raise SettingsError("\n".join(found))
+    for warning in warnings(facts):
+        console.print(f"[bold yellow]![/] {escape(warning)}")
 
 
 def _demo(console: Console, settings: Settings) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from local.client import DEMO_EMAIL, Json, sign_in
-from local.demo import EXPECTED
+from local.demo import EXPECTED, check_machine
 from local.proposal import github_token
 from local.repositories import Published, check_source, publish_repository
 from local.settings import AGENTS, PROMPT, Settings, enter, read_settings
@@ -40,6 +40,7 @@ def main() -> int:
     try:
         settings = read_settings()
         check_source(settings.repo, settings.caller)
+        check_machine(settings, console)
         enter(settings.machine)
         for line in settings.announcements():
             console.print(f"[bold yellow]![/] {escape(line)}")

@@ -212,7 +212,7 @@ class Stack:
 
     def _start(self) -> None:
         options = self.options
-        clis = [ensure_cli(agent, options.cache, self._progress) for agent in options.agents]
+        clis = [ensure_cli(agent, options.cache, self._progress, options.caller) for agent in options.agents]
         self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server, git and GitHub server")
         together(
             [
