@@ -12,6 +12,7 @@ FOR_PROGRAMS := REPO PROMPT AGENT PR CLOUD HOST
 $(foreach name,$(FOR_PROGRAMS),$(if $(filter command,$(origin $(name))),\
 	$(eval export override $(name) := $$(value $(name))),$(eval unexport $(name))))
 WORKERS := 2
+TESTS := tests
 N := 50
 SEED :=
 STAGE := dev
@@ -19,7 +20,7 @@ UPGRADE :=
 # As the template says: Runtime and Architectures.
 RUNTIME_PYTHON := 3.13
 ARCH := arm64
-unexport WORKERS N SEED STAGE UPGRADE RUNTIME_PYTHON ARCH
+unexport WORKERS TESTS N SEED STAGE UPGRADE RUNTIME_PYTHON ARCH
 
 # What would change how Python runs is for other programs, too.
 FROM_ENVIRONMENT := $(foreach name,$(.VARIABLES),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
@@ -61,8 +62,8 @@ check: lint ## Style, types, import contracts, unit and wire tests: before each 
 	$(RUN) pytest tests/unit tests/wire --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: test
-test: lint ## All of that and the tests that start the embedded stack: what CI runs
-	$(RUN) pytest tests --numprocesses $(WORKERS) --dist loadfile
+test: lint ## All of that and the tests that start the embedded stack: what CI runs (TESTS=path for some)
+	$(RUN) pytest $(TESTS) --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: faults
 faults: $(DEV) ## Runs that meet faults at random (N=200 runs or N=10m; SEED= one of them again)
