@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 
 from local.processes import PROJECT_ROOT
 
+DOTENV = PROJECT_ROOT / ".env"
 LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
 AGENTS = {"claude": "Claude Code", "codex": "Codex"}
 MODEL_CLOUDS = {"claude": "anthropic", "codex": "openai"}
@@ -135,10 +136,13 @@ class Settings:
         return lines
 
 
-def read_settings(environment: Values | None = None, dotenv: Path = PROJECT_ROOT / ".env") -> Settings:
-    """The settings of this start. Raises SettingsError."""
+def read_settings(environment: Values | None = None, dotenv: Path | None = None) -> Settings:
+    """The settings of this start. Raises SettingsError.
+
+    `dotenv` is the .env file; by default this project's, or the one that LOCAL_DOTENV names (tests: none).
+    """
     caller = dict(os.environ if environment is None else environment)
-    file = read_dotenv(dotenv)
+    file = read_dotenv(dotenv or Path(caller.get("LOCAL_DOTENV") or DOTENV))
     given = {**file, **{name: value for name, value in caller.items() if value}}
     agents = _words("AGENT", given.get("AGENT") or "claude", tuple(AGENTS))
     clouds = {name: _cloud(name, given) for name in _words("CLOUD", given.get("CLOUD", ""), tuple(CLOUDS))}
@@ -185,7 +189,7 @@ def enter(environment: Values) -> None:
     os.environ.update(environment)
 
 
-def read_dotenv(file: Path = PROJECT_ROOT / ".env") -> dict[str, str]:
+def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
     """The variables of a .env file, in the format of python-dotenv: no shell reads it, so nothing in it is executed.
 
     Raises SettingsError when it cannot be read.

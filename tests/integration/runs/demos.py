@@ -25,7 +25,8 @@ def demo(tmp_path):
     started = []
 
     def start(*command, **environment):
-        env = {**os.environ, "LOCAL_DATA": str(tmp_path / "data"), **environment}
+        ours = {"LOCAL_DATA": str(tmp_path / "data"), "LOCAL_DOTENV": os.devnull}  # and not the developer's
+        env = {**os.environ, **ours, **environment}
         process = subprocess.Popen(
             command or [sys.executable, "-m", "local.demo"],
             cwd=PROJECT_ROOT,

@@ -73,7 +73,9 @@ def test_variables_of_other_programs_reach_no_service_and_change_nothing(demo, t
         foreign = foreign_variables(url)
         assert len(foreign) > 200
 
-        output = ended_well(demo(*MAKE_DEMO, **{**foreign, "LOCAL_DATA": str(tmp_path / "data")}))
+        output = ended_well(
+            demo(*MAKE_DEMO, **{**foreign, "LOCAL_DATA": str(tmp_path / "data"), "LOCAL_DOTENV": os.devnull})
+        )
 
         assert "a scripted model plays the model's part" in output
         assert "Repository pocketbook: branch main" in output
