@@ -21,6 +21,7 @@ class Place:
     purpose: str
     path: Path
     needed_mb: int  # for what is not there yet
+    passing_mb: int = 0  # beyond that while it is being unpacked
     device: int = 0
     free_mb: int = MIB
     write_error: OSError | None = None
@@ -75,7 +76,9 @@ def facts_of_this_machine(places: tuple[Place, ...], system: Path = Path("/")) -
     )
 
 
-def look_at(purpose: str, folder: Path, needed_mb: int, *, written: bool, runs_programs: bool = False) -> Place:
+def look_at(
+    purpose: str, folder: Path, needed_mb: int, passing_mb: int = 0, *, written: bool, runs_programs: bool = False
+) -> Place:
     """A place as it is now. With `written`, a small file is written there (and leaves nothing behind)."""
     path = folder.absolute()
     while not os.path.isdir(path):  # noqa: PTH112 - False, not an error, for what may not be looked at
@@ -85,6 +88,7 @@ def look_at(purpose: str, folder: Path, needed_mb: int, *, written: bool, runs_p
         purpose=purpose,
         path=path,
         needed_mb=needed_mb,
+        passing_mb=passing_mb,
         device=status.st_dev,
         free_mb=disk.f_bavail * disk.f_frsize // MIB,
         write_error=_write_error(path) if written else None,

@@ -66,8 +66,11 @@ def test_a_machine_that_can_work_has_no_problems(change):
         ({"processes": 30}, ["only 30 processes", "--pids-limit"]),
         ({"open_files": 64}, ["only 64 open files", "ulimit -n"]),
         ({"file_size_mb": 9}, ["only 9 MB per file", "ulimit -f"]),
-        ({"places": (replace(PLACE, free_mb=200),)}, ["200 MB free", "500 MB are needed", "free at least 300 MB"]),
-        ({"places": (replace(PLACE, free_mb=900), replace(PLACE, free_mb=900))}, ["900 MB free", "1000 MB are needed"]),
+        (
+            {"places": (replace(PLACE, free_mb=200),)},
+            ["200 MB free", "Claude Code need 500 MB", "free at least 300 MB"],
+        ),
+        ({"places": (replace(PLACE, free_mb=900), replace(PLACE, free_mb=900))}, ["900 MB free", "1000 MB"]),
         ({"places": (replace(PLACE, write_error=refused(errno.EROFS)),)}, ["/work", "Read-only", "writable"]),
         (
             {"places": (replace(PLACE, write_error=refused(errno.EACCES), owner="root"),)},
@@ -112,8 +115,9 @@ def test_linters_need_no_database_user_and_no_memory():
     assert len(preflight.package_problems(replace(FINE, places=(replace(PLACE, free_mb=0),)))) == 1
 
 
-def test_root_hands_postgresql_to_the_users_that_it_is_checked_for():
+def test_root_is_checked_for_what_postgresql_then_needs():
     assert account.ACCOUNTS == POSTGRES_ACCOUNTS
+    assert {name: number for number, name in account.CAPABILITIES.items()} == preflight.CAPABILITIES
 
 
 # ------------------------------------------------------------------------------------------------------------ gathering
@@ -199,16 +203,25 @@ def test_only_what_is_not_there_yet_needs_room(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_DATA", raising=False)
 
     def needed():
-        return [place.needed_mb for place in preflight.gather(agents=("codex",)).places]
+        return [(place.needed_mb, place.passing_mb) for place in preflight.gather(agents=("codex",)).places]
 
-    assert needed() == [preflight.LOCAL_PACKAGES_MB, 142 + preflight.UNPACKED_CLI_MB, preflight.DATA_MB]
+    download_mb = preflight.CLIS["codex"].size_mb
+    assert needed() == [preflight.LOCAL_PACKAGES_MB, (preflight.CLI_MB, download_mb), (preflight.DATA_MB, 0)]
 
     program = tmp_path / ".local/cache/agents" / f"codex-{preflight.CLIS['codex'].version}" / "bin" / "codex"
     for path in (tmp_path / ".venv/.local-packages", program):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    assert needed() == [0, 0, preflight.DATA_MB]
+    assert needed() == [(0, 0), (0, 0), (preflight.DATA_MB, 0)]
+
+
+def test_what_is_there_only_meanwhile_counts_once():
+    places = [replace(PLACE, needed_mb=100, passing_mb=50), replace(PLACE, needed_mb=200, passing_mb=70)]
+
+    assert preflight.problems(replace(FINE, places=tuple(replace(place, free_mb=370) for place in places))) == []
+    [sentence] = preflight.problems(replace(FINE, places=tuple(replace(place, free_mb=369) for place in places)))
+    assert "370 MB" in sentence
 
 
 def test_the_tests_need_their_packages_and_both_agents(monkeypatch):
