@@ -47,11 +47,12 @@ class Facts:
     processes: int | None = None  # threads included, that may still be started
     open_files: int | None = None  # the hard limit, up to which a program may raise its own
     file_size_mb: int | None = None
+    shared_memory_mb: int | None = None
     places: tuple[Place, ...] = ()
 
 
 def facts_of_this_machine(places: tuple[Place, ...], system: Path = Path("/")) -> Facts:
-    """Look at the machine; takes a few milliseconds. `system` is where /proc and /sys are."""
+    """Look at the machine; takes a few milliseconds. `system` is where /proc, /sys and /dev are."""
     uid = os.geteuid()
     account = _postgres_account() if uid == 0 else None
     memory = _memory_info(system)
@@ -72,6 +73,7 @@ def facts_of_this_machine(places: tuple[Place, ...], system: Path = Path("/")) -
         processes=min([*cgroup_limits(system, "pids"), *_user_processes(uid)], default=None),
         open_files=_hard_limit(resource.RLIMIT_NOFILE),
         file_size_mb=_in_mib(_hard_limit(resource.RLIMIT_FSIZE)),
+        shared_memory_mb=_free_mb(system / "dev/shm"),
         places=places,
     )
 
@@ -193,6 +195,14 @@ def _physical_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+def _free_mb(folder: Path) -> int | None:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize // MIB
 
 
 def _user_processes(uid: int) -> list[int]:

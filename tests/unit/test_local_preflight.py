@@ -39,6 +39,7 @@ def refused(number):
         {"capabilities": None, "memory_mb": None, "available_mb": None},  # macOS
         {"memory_mb": preflight.NEEDED_MEMORY_MB - 1, "swap_mb": 1},
         {"processes": preflight.NEEDED_PROCESSES, "open_files": preflight.NEEDED_OPEN_FILES},
+        {"shared_memory_mb": preflight.NEEDED_SHARED_MEMORY_MB, "file_size_mb": preflight.LARGEST_FILE_MB},
         {"places": (replace(PLACE, free_mb=500, owner="ada"),)},
         {"places": (PLACE, replace(PLACE, device=2, free_mb=500))},
         {"places": (replace(PLACE, noexec=True),)},  # data only
@@ -65,6 +66,7 @@ def test_a_machine_that_can_work_has_no_problems(change):
         ({"has_git": False}, ["git is not installed", "apt install git"]),
         ({"processes": 30}, ["only 30 processes", "--pids-limit"]),
         ({"open_files": 64}, ["only 64 open files", "ulimit -n"]),
+        ({"shared_memory_mb": 1}, ["only 1 MB in /dev/shm", "needs 4", "--shm-size 64m"]),
         ({"file_size_mb": 9}, ["only 9 MB per file", "ulimit -f"]),
         (
             {"places": (replace(PLACE, free_mb=200),)},
@@ -173,6 +175,7 @@ def test_a_system_without_proc_has_no_limits(tmp_path):
     facts = facts_of_this_machine((), tmp_path)
 
     assert (facts.capabilities, facts.available_mb, facts.in_container) == (None, None, False)
+    assert facts.shared_memory_mb is None
     assert facts.memory_mb is None or facts.memory_mb > 0
 
 
