@@ -1,8 +1,14 @@
 """Where all tests begin, and what a whole run of them says at its end."""
 
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+
 from tests.machine import leave_the_callers_environment
 
 leave_the_callers_environment()
+
+# httpx gives up after 5 seconds where nothing else is said: a machine that does many other things misses that.
+DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60
+DEFAULT_TIMEOUT_CONFIG.pool = 60
 
 
 def pytest_terminal_summary(terminalreporter):

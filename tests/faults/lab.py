@@ -42,8 +42,8 @@ from tests.faults.weather import Weather
 from tests.integration.runs.conftest import git
 
 AGENTS = ("claude", "codex")
-PATIENCE_S = 30
-HTTP_TIMEOUT = httpx.Timeout(10, connect=3)
+PATIENCE_S = 120
+HTTP_TIMEOUT = httpx.Timeout(60)
 HURRIED_S = 0.15  # a client's patience while a request is made to hang
 QUEUES = {"tasks": "/queues/tasks", "replays": "/queues/replays"}
 # Long bounds: hours pass in a run that is disturbed at every step, and its end should not be their doing.
@@ -157,7 +157,6 @@ class Lab:
         running.enter_context(serving(self.weather.over("database", gateway), listener))
         running.enter_context(patch.dict(os.environ, self._environment()))
         running.enter_context(patch.object(postgrest_client, "_http", lambda: self.http))
-        running.enter_context(patch.object(wiring, "AWS_CONFIG", QUICK_AWS))
 
     def _programs(self):
         """A folder with a program for each agent: the stand-in that a repository brings, else the agent's own."""
@@ -212,9 +211,10 @@ class Lab:
 
     # --- the executor
 
-    def executor(self):
-        """The ports of a fresh execution environment."""
-        return wiring.ports.__wrapped__()
+    def executor(self, *, disturbed):
+        """The ports of a fresh execution environment. One that meets no fault has the patience of a busy machine."""
+        with patch.object(wiring, "AWS_CONFIG", HURRIED_AWS if disturbed else PATIENT_AWS):
+            return wiring.ports.__wrapped__()
 
     @contextmanager
     def storm(self, kind):
@@ -327,7 +327,8 @@ class Lab:
         return path, f"{self.git_url}/local/{name}"
 
 
-QUICK_AWS = Config(connect_timeout=1, read_timeout=0.5, retries={"mode": "standard", "total_max_attempts": 1})
+HURRIED_AWS = Config(connect_timeout=10, read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1})
+PATIENT_AWS = HURRIED_AWS.merge(Config(read_timeout=60))
 
 
 @contextmanager

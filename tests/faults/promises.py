@@ -8,12 +8,13 @@ import json
 import secrets
 import subprocess
 
-import psutil
-
+from local.e2b.box import mark_of
 from shared.domain.errors import AppError
 from tests.faults.faults import Died
 from tests.faults.world import ENDED, GIT_TOKEN, World
 from tests.integration.runs.conftest import git
+from tests.process_table import command_of, descendants
+from tests.waiting import happens
 
 # What no two runs have in common.
 VOLATILE = {"id", "session_id", "duration_ms", "cost_usd", "usage", "commit", "cli_version"}
@@ -96,8 +97,14 @@ def _of_its_sandboxes(world, sandboxes):
         yield f"The run had {len(census.born[world.run_id])} sandboxes."
     if world.lab.boxes():
         yield f"{len(world.lab.boxes())} sandboxes are left."
-    if left := [each.cmdline() for each in psutil.Process().children(recursive=True) if "bwrap" in each.name()]:
-        yield f"Processes of sandboxes are left: {left}"
+    if not happens(lambda: not _processes_of_sandboxes()):
+        yield f"Processes of sandboxes are left: {_processes_of_sandboxes()}"
+
+
+def _processes_of_sandboxes():
+    """The commands of this process's descendants that belong to a sandbox, isolated or not."""
+    commands = [(command_of(process), mark_of(process)) for process in descendants()]
+    return [command for command, mark in commands if command[:1] == ["bwrap"] or mark]
 
 
 def _of_its_secrets(world, run):

@@ -10,6 +10,8 @@ import socket
 import struct
 from contextlib import contextmanager
 
+from tests.waiting import wait_for
+
 # What each service says with such a status, as far as a client looks at it.
 BODIES = {
     "database": {
@@ -32,12 +34,16 @@ RETRY_AT_ONCE = (b"retry-after", b"0")  # the clients' own retries run into the 
 
 
 class Weather:
-    """`hits` counts the requests that went wrong; a service in `down` refuses whatever comes."""
+    """`hits` counts the requests that went wrong; a service in `down` refuses whatever comes.
+
+    A storm is over when each request in it has had all of its effect: nothing of it happens during the next call.
+    """
 
     def __init__(self):
         self.hits = 0
         self.down = set()
         self._storm = None
+        self._under_way = set()  # requests in a storm that have not come to their end
 
     @contextmanager
     def storm(self, kind):
@@ -47,6 +53,7 @@ class Weather:
             yield
         finally:
             self._storm = None
+            wait_for(lambda: not self._under_way)
 
     def over(self, service, app):
         """The ASGI application `app`, under this weather."""
@@ -57,7 +64,11 @@ class Weather:
                 await app(scope, receive, send)
                 return
             self.hits += 1
-            await storm(service, app, scope, receive, send)
+            self._under_way.add(id(scope))
+            try:
+                await storm(service, app, scope, receive, send)
+            finally:
+                self._under_way.discard(id(scope))
 
         return exposed
 

@@ -32,7 +32,7 @@ REAPER_EVERY_S = 60
 CREDENTIAL_LIFE_S = 2 * 24 * 3600
 MOST_ASLEEP = 8
 PATIENCE = 3000  # deliveries and turns of the reaper in one story
-AGENT_PATIENCE_S = 60  # real ones, for a program that works
+AGENT_PATIENCE_S = 200  # real ones, for a program that works
 GIT_TOKEN = "ghp_" + "TokenOfTheUserOfARun" * 2
 PROMPT = """\
 @say I begin.
@@ -83,7 +83,7 @@ class World:
         self._asleep = 0  # executors that stand still now
         self._looks = 0  # good steps of the agent phase so far
         self._step_seen = None
-        self._ports = [self.tripwire.watch(lab.executor()) for _ in range(executors)]
+        self._ports = [self.tripwire.watch(lab.executor(disturbed=plan is not None)) for _ in range(executors)]
         self.repository, url = lab.repository(scenario.base)
         self._start(url)
 

@@ -9,7 +9,7 @@ import httpx
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
-PATIENCE_S = 30
+PATIENCE_S = 60
 # Two sandboxes or secrets a page, so that a handful of them fill several.
 PROGRAM = (
     "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"

@@ -10,7 +10,7 @@ import uvicorn
 
 from local.github import create_app
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 ENVIRONMENT = {
     **{f"GIT_{who}_{what}": "Ada" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     "PATH": os.environ["PATH"],

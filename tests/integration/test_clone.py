@@ -126,6 +126,16 @@ def test_it_makes_a_pristine_clone_and_one_for_the_agent(run, origin):
     assert os.access(run.work / "run.sh", os.X_OK)
 
 
+def test_below_a_symbolic_link_it_reports_both_paths_of_the_work_tree(run, tmp_path):
+    run.home.rename(tmp_path / "elsewhere")
+    run.home.symlink_to("elsewhere")
+
+    answer = run.clone()
+
+    assert answer["work_tree"] == str(run.work)
+    assert answer["real_work_tree"] == str(tmp_path.resolve() / "elsewhere" / "repo")
+
+
 def commit_setup(origin, write):
     """A commit whose `.asynccode/setup.sh` is what `write` makes of this path."""
     script = origin / ".asynccode" / "setup.sh"

@@ -1,8 +1,8 @@
 """E2BSandboxes through the real SDK against the local E2B server: what the executor's steps build on."""
 
 import tempfile
-import time
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from e2b import Sandbox, SandboxState
@@ -15,10 +15,11 @@ from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
 from shared.domain.run import AgentName, Phase, Run, RunStatus
 from shared.domain.secret import Secret
 from tests.integration.e2b_servers import API_KEY, Server, speak_to
+from tests.waiting import wait_for
 
 DEPLOYMENT = "test"
 LEASE_S = 300
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +132,19 @@ def test_attaching_extends_the_lease(sandboxes):
 
 
 def test_a_sandbox_that_is_looked_at_outlives_its_lease_and_one_that_is_not_pauses(server):
-    sandboxes = e2b(lease_s=2)
-    looked_at, forgotten = sandboxes.create(new_run(), OPEN_NETWORK), sandboxes.create(new_run(), OPEN_NETWORK)
-    started_at = Sandbox.get_info(looked_at).started_at
+    looked_at = e2b(lease_s=8).create(new_run(), OPEN_NETWORK)
+    created = Sandbox.get_info(looked_at)
+    e2b(lease_s=LEASE_S).attach(looked_at)
+    forgotten = e2b(lease_s=1).create(new_run(), OPEN_NETWORK)
 
-    for _ in range(8):
-        time.sleep(0.5)
-        sandboxes.attach(looked_at)
+    wait_for(lambda: Sandbox.get_info(forgotten).state == SandboxState.PAUSED)
+    wait_for(lambda: datetime.now(UTC) > created.end_at)
 
     assert {info.sandbox_id: info.state for info in all_sandboxes()} == {
         looked_at: SandboxState.RUNNING,
         forgotten: SandboxState.PAUSED,
     }
-    assert Sandbox.get_info(looked_at).started_at == started_at  # it has not been resumed in between
+    assert Sandbox.get_info(looked_at).started_at == created.started_at  # it has not been resumed in between
 
 
 def test_a_paused_sandbox_is_found_and_resumed_by_attaching(sandboxes):

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 PLENTY = 1_000_000
 
 

@@ -19,7 +19,7 @@ from tests.fakes.sandboxes import FakeSandbox, FakeSandboxes, FakeWorkbench, Scr
 
 RUN = "11111111-2222-3333-4444-555555555555"
 SPEC = JobSpec(argv=("true",), user="agent", timeout_s=60)
-PATIENCE_S = 20
+PATIENCE_S = 50
 
 
 @dataclass

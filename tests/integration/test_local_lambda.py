@@ -2,7 +2,6 @@ import json
 import os
 import sys
 import threading
-import time
 
 import httpx
 import psutil
@@ -13,6 +12,8 @@ from local.aws.lambda_runner import Environment, EnvironmentLost, Environments, 
 from local.aws.queue import create_queues, sqs_client
 from local.listening import listen
 from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, has_said
+from tests.process_table import is_alive
+from tests.waiting import wait_for
 
 SAMPLES = "tests.fixtures.sample_handlers"
 
@@ -37,14 +38,6 @@ def environ(notes):
 
 def module(name, *options):
     return [sys.executable, "-m", f"local.aws.{name}", *map(str, options)]
-
-
-def wait_for(condition, timeout_s=20):
-    give_up_at = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.02)
-    return value
 
 
 def template_resources():
@@ -93,7 +86,7 @@ class TestEnvironments:
         with pytest.raises(TimedOut, match=r"timed out after 0\.50 seconds"):
             environment.invoke({"rawPath": "/sleep"})
 
-        assert not psutil.pid_exists(environment.pid)
+        assert not is_alive(environment.pid)
 
     def test_no_more_environments_run_than_allowed(self):
         with Environments(function("http"), most=2) as environments:
@@ -107,7 +100,7 @@ class TestEnvironments:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(20)
+                thread.join(60)
 
         assert len(pids) == 8
         assert 1 <= len(set(pids)) <= 2
@@ -127,7 +120,7 @@ class TestEnvironments:
         thread.start()
         wait_for(lambda: environments._busy)
         environments.close()
-        thread.join(10)
+        thread.join(60)
 
         assert len(outcomes) == 1
         assert set(psutil.Process().children()) <= others
@@ -148,7 +141,7 @@ class TestHttp:
             options = ("--handler", f"{SAMPLES}:http", "--name", "api", "--timeout-s", timeout_s)
             argv = module("http_function", *options, "--environments", environments, "--verbose")
             child = group.start("api", argv, env=environ, listener=listen())
-            return httpx.Client(base_url=child.url, timeout=20), child
+            return httpx.Client(base_url=child.url, timeout=60), child
 
         return start
 
@@ -217,13 +210,13 @@ class TestHttp:
         assert client.get("/echo").status_code == 200
 
     def test_a_timeout_is_a_503_and_the_next_request_works(self, start):
-        client, child = start(timeout_s=1)
+        client, child = start(timeout_s=3)
 
         response = client.get("/sleep")
 
         assert response.status_code == 503
         assert response.json() == {"message": "Service Unavailable"}
-        assert "api timed out after 1.00 seconds" in child.output()
+        assert "api timed out after 3.00 seconds" in child.output()
         assert client.get("/echo").status_code == 200
 
     def test_a_response_over_6_mb_is_a_502(self, start):
@@ -244,7 +237,7 @@ class TestHttp:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
         assert 1 <= len(pids) <= 2
 
@@ -253,11 +246,11 @@ class TestHttp:
         pid = client.get("/echo").json()["pid"]
         with pytest.raises(httpx.TimeoutException):
             client.get("/sleep", timeout=0.3)
-        assert psutil.pid_exists(pid)
+        assert is_alive(pid)
 
         group.stop("api")
 
-        assert not psutil.pid_exists(pid)
+        assert not is_alive(pid)
 
     def test_a_killed_runner_takes_its_environments_along(self, start):
         client, _ = start()
@@ -265,7 +258,7 @@ class TestHttp:
 
         psutil.Process(pid).parent().kill()
 
-        wait_for(lambda: not psutil.pid_exists(pid))
+        wait_for(lambda: not is_alive(pid))
 
     def test_a_handler_that_cannot_be_imported_stops_the_start(self, group, environ):
         argv = module("http_function", "--handler", "tests.fixtures.broken_handler:handler", "--timeout-s", 5)
@@ -394,7 +387,7 @@ class TestQueue:
 
         psutil.Process(first["pid"]).kill()
 
-        second = wait_for(lambda: len(noted()) == 2 and noted()[1])
+        second = wait_for(lambda: noted()[1:])[0]
         assert second["pid"] != first["pid"]
         assert second["record"]["messageId"] == first["record"]["messageId"]
         assert second["record"]["attributes"]["ApproximateReceiveCount"] == "2"
@@ -404,11 +397,11 @@ class TestQueue:
         child = start(urls.tasks, "--retry-visibility-s", 1, timeout_s=1)
         sqs.send_message(QueueUrl=urls.tasks, MessageBody='{"do": "sleep"}')
 
-        wait_for(lambda: len(noted()) == 2)
+        wait_for(lambda: len(noted()) >= 2)  # there may be a third by the time anyone looks
 
         first, second = noted()[:2]
         assert first["pid"] != second["pid"]
-        assert not psutil.pid_exists(first["pid"])
+        assert not is_alive(first["pid"])
         assert "executor timed out after 1.00 seconds" in child.output()
 
     def test_each_environment_takes_one_message_at_a_time(self, sqs, endpoint, start, noted):
@@ -430,7 +423,7 @@ class TestQueue:
 
         group.stop("executor")
 
-        assert not psutil.pid_exists(note["pid"])
+        assert not is_alive(note["pid"])
         assert sqs.receive_message(QueueUrl=urls.tasks).get("Messages")
 
     def test_a_killed_runner_takes_its_environments_along(self, sqs, endpoint, start, noted):
@@ -442,19 +435,19 @@ class TestQueue:
         psutil.Process(note["pid"]).parent().kill()
 
         wait_for(lambda: not child.is_alive())
-        assert not psutil.pid_exists(note["pid"])
+        wait_for(lambda: not is_alive(note["pid"]))
 
     def test_a_queue_that_comes_back_is_polled_again(self, sqs, endpoint, start, noted, group):
         urls = create_queues(endpoint)
         child = start(urls.tasks)
         group.stop("sqs")
-        wait_for(lambda: "The queue does not answer" in child.output(), timeout_s=60)
+        wait_for(lambda: "The queue does not answer" in child.output())
 
         group.restart("sqs")
         create_queues(endpoint)
         sqs.send_message(QueueUrl=urls.tasks, MessageBody="{}")
 
-        assert wait_for(noted, timeout_s=60)
+        assert wait_for(noted)
 
 
 class TestSchedule:

@@ -254,7 +254,7 @@ def test_what_the_database_cannot_store_is_refused_and_changes_nothing(store, us
 def test_of_requests_at_once_for_one_repository_one_makes_the_project(supabase_gateway):
     world = RealWorld(supabase_gateway)
     user, outcomes = world.new_user(), []
-    together = threading.Barrier(len(SPELLINGS), timeout=30)
+    together = threading.Barrier(len(SPELLINGS), timeout=120)
 
     def create(spelling):
         store = world.store_of(user)
@@ -268,7 +268,7 @@ def test_of_requests_at_once_for_one_repository_one_makes_the_project(supabase_g
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
 
     [made] = world.store_of(user).list_all(owner_id=user)
     assert sorted(outcomes, key=str) == sorted([made["id"], *["project_exists"] * (len(SPELLINGS) - 1)], key=str)

@@ -223,7 +223,7 @@ def test_the_model_does_not_start_without_a_key():
     argv = [sys.executable, "-m", "local.model"]
     env = {name: value for name, value in os.environ.items() if name != "SCRIPTED_MODEL_KEY"}
 
-    ended = subprocess.run(argv, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(argv, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
 
     assert ended.returncode == 2
     assert "SCRIPTED_MODEL_KEY" in ended.stderr

@@ -62,7 +62,7 @@ class Api:
 
     def start_at_once(self, **changes):
         """As many at the same moment as AT_ONCE says."""
-        ready = threading.Barrier(AT_ONCE, timeout=30)
+        ready = threading.Barrier(AT_ONCE, timeout=120)
 
         def start(_number):
             ready.wait()

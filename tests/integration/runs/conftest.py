@@ -18,7 +18,7 @@ from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
 
-WAIT_S = 120
+WAIT_S = 280  # the limit of a whole test is a little longer
 GIT_ENV = {
     **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -32,7 +32,7 @@ GIT_ENV = {
 
 def git(folder, *arguments, stdin=None):
     argv = ["git", "-c", "safe.directory=*", *arguments]
-    done = subprocess.run(argv, cwd=folder, env=GIT_ENV, input=stdin, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(argv, cwd=folder, env=GIT_ENV, input=stdin, capture_output=True, timeout=120, check=True)
     return done.stdout.decode().strip()
 
 
@@ -83,7 +83,7 @@ class Lab:
         """Ask the API to `cancel`, `retry` or `follow-up`; its answer."""
         headers = {"Authorization": f"Bearer {client.token}"}
         url = f"{self.stack.api_url}/api/tasks/{task_id}/{verb}"
-        answer = httpx.post(url, json=body, headers=headers, timeout=10)
+        answer = httpx.post(url, json=body, headers=headers, timeout=60)
         answer.raise_for_status()
         return answer.json()
 

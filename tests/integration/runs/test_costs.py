@@ -9,7 +9,7 @@ AGENTS = ("claude", "codex")
 
 
 def get(lab, client, path):
-    answer = httpx.get(lab.stack.api_url + path, headers={"Authorization": f"Bearer {client.token}"}, timeout=10)
+    answer = httpx.get(lab.stack.api_url + path, headers={"Authorization": f"Bearer {client.token}"}, timeout=60)
     answer.raise_for_status()
     return answer.json()
 
@@ -17,7 +17,7 @@ def get(lab, client, path):
 def start(lab, client, prompt, url, agent, **limits):
     body = {"prompt": prompt, "repo_url": url, "model": agent, "github_token": "ghp_thisTokenOpensNothing00000"}
     headers = {"Authorization": f"Bearer {client.token}"}
-    answer = httpx.post(f"{lab.stack.api_url}/api/start-task", json=body | limits, headers=headers, timeout=10)
+    answer = httpx.post(f"{lab.stack.api_url}/api/start-task", json=body | limits, headers=headers, timeout=60)
     answer.raise_for_status()
     return answer.json()["task_id"]
 

@@ -28,7 +28,7 @@ def run_in_project(lab):
 
 def post(lab, client, path, body):
     headers = {"Authorization": f"Bearer {client.token}"}
-    return httpx.post(f"{lab.stack.api_url}{path}", json=body, headers=headers, timeout=30).raise_for_status().json()
+    return httpx.post(f"{lab.stack.api_url}{path}", json=body, headers=headers, timeout=60).raise_for_status().json()
 
 
 def error_code(lab, task):

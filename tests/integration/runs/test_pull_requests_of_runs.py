@@ -302,14 +302,14 @@ def test_what_stands_in_the_way_is_said_and_nothing_is_touched(lab, repository):
     assert git(repository.bare, "rev-parse", f"{branch}^") == task["execution_metadata"]["base_commit"] != moved
     number = answers[0].json()["pr_number"]
     url = f"{lab.stack.api_environment()['GITHUB_API_URL']}/repos/local/{repository.path.name}/pulls/{number}/merge"
-    merged = httpx.put(url, headers={"Authorization": "Bearer tok"}, json={}, timeout=30)
+    merged = httpx.put(url, headers={"Authorization": "Bearer tok"}, json={}, timeout=60)
     assert (merged.status_code, merged.json()["message"]) == (405, "Pull Request is not mergeable")
 
     # The branch is deleted, and with it the pull request: the next one is a new one.
     httpx.delete(
         f"{lab.stack.api_environment()['GITHUB_API_URL']}/repos/local/{repository.path.name}/git/refs/heads/{branch}",
         headers={"Authorization": "Bearer tok"},
-        timeout=30,
+        timeout=60,
     ).raise_for_status()
     assert propose(lab, client, task_id).json()["pr_number"] == number + 1
     git(repository.bare, "update-ref", "-d", "refs/heads/main")

@@ -1,7 +1,5 @@
 """What a user does to a task, through every real part: cancel, retry, follow-up."""
 
-import time
-
 import httpx
 import pytest
 
@@ -22,7 +20,7 @@ def lose_sandbox(lab, task_id):
     [(sandbox_id,)] = lab.sql("select container_id from tasks where id = %s", task_id)
     environment = lab.stack.executor_environment()
     url = f"{environment['E2B_API_URL']}/sandboxes/{sandbox_id}"
-    httpx.delete(url, headers={"X-API-Key": environment["E2B_API_KEY"]}, timeout=10).raise_for_status()
+    httpx.delete(url, headers={"X-API-Key": environment["E2B_API_KEY"]}, timeout=60).raise_for_status()
 
 
 def sandbox_of(lab, task_id):
@@ -42,19 +40,23 @@ def test_cancelling_in_the_middle_of_the_work_is_prompt_and_keeps_the_partial_di
     client = lab.user()
     task_id = lab.start(client, "@write half.txt: half\n@hang", url, agent=agent)
     lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
-    # As if the run were hours old: its next look is half a minute away.
+    # As if the run were hours old: its next look is half a minute away. Then that look's message becomes stale, and the
+    # reaper has an hour: only the cancelling can have the run looked at again.
     lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and lease_until is null", task_id))
     lab.sql("update runs set started_at = now() - interval '20 minutes' where task_id = %s", task_id)
     lab.until(
-        lambda: lab.sql("select 1 from runs where task_id = %s and next_check_at > now() + interval '25 s'", task_id)
+        lambda: lab.sql(
+            "update runs set next_check_at = now() + interval '1 hour', seq = seq + 1"
+            " where task_id = %s and lease_until is null"
+            " and next_check_at > now() + interval '10 s' returning 1",
+            task_id,
+        )
     )
-    asked_at = time.monotonic()
 
     lab.cancel(client, task_id)
     lab.cancel(client, task_id)
-    task = lab.finished(client, task_id, timeout_s=20)
+    task = lab.finished(client, task_id)
 
-    assert time.monotonic() - asked_at < 20
     assert task["status"] == "cancelled"
     assert task["changed_files"] == ["half.txt"]
     lab.assert_patch_makes(task, path)
@@ -110,7 +112,7 @@ def test_a_follow_up_counts_from_the_first_base_even_when_the_branch_has_moved(l
 def test_a_retry_after_a_failure_starts_anew_from_the_branch(lab):
     path, url = lab.repository()
     client = lab.user()
-    task_id = lab.start(client, "@write kept.txt: kept\n@run test -e /tmp/mark || kill -KILL $PPID", url)
+    task_id = lab.start(client, "@write kept.txt: kept\n@run kill -KILL $PPID", url)
     failed = lab.finished(client, task_id)
     assert failed["status"] == "failed"
     lab.sql("update runs set prompt = '@write done.txt: done' where task_id = %s", task_id)
@@ -130,7 +132,7 @@ def test_a_kept_sandbox_holds_no_secret_and_no_running_process(lab):
     _, url = lab.repository()
     client = lab.user()
     key = lab.stack.keys.scripted_model_key
-    task_id = lab.start(client, "@run env > leak.txt; env; env > /tmp/leak.txt; (sleep 300 &)", url)
+    task_id = lab.start(client, "@run env > leak.txt; env; env > ${TMPDIR:-/tmp}/leak.txt; (sleep 300 &)", url)
     lab.finished(client, task_id)
     lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and kept_until is not null", task_id))
 

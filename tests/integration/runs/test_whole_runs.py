@@ -116,14 +116,15 @@ def test_a_run_that_changes_nothing_completes_and_says_so(lab):
 
 
 PLANTED = """
-@run git config core.fsmonitor 'touch /tmp/PLANTED' && git config core.hooksPath .git/hooks
-@run git config filter.evil.clean 'touch /tmp/PLANTED; cat' && git config diff.evil.textconv 'touch /tmp/PLANTED; cat'
-@run printf '* filter=evil diff=evil\\n' > .gitattributes && git config diff.external 'touch /tmp/PLANTED'
-@run mkdir -p .git/hooks && printf '#!/bin/sh\\ntouch /tmp/PLANTED\\n' > .git/hooks/pre-commit
+@run git config core.fsmonitor "touch $(cd .. && pwd)/PLANTED" && git config core.hooksPath .git/hooks
+@run git config filter.evil.clean "touch $(cd .. && pwd)/PLANTED; cat"
+@run git config diff.evil.textconv "touch $(cd .. && pwd)/PLANTED; cat"
+@run printf '* filter=evil diff=evil\\n' > .gitattributes && git config diff.external "touch $(cd .. && pwd)/PLANTED"
+@run mkdir -p .git/hooks && printf '#!/bin/sh\\ntouch %s/PLANTED\\n' "$(cd .. && pwd)" > .git/hooks/pre-commit
 @run cp .git/hooks/pre-commit .git/hooks/post-index-change && chmod +x .git/hooks/*
 @run git init -q nested && echo x > nested/y && git -C nested add y && git -C nested commit -q -m x
-@run git -C nested config core.fsmonitor 'touch /tmp/PLANTED' && echo z > nested/y
-@run echo changed > README.md; rm -f /tmp/PLANTED
+@run git -C nested config core.fsmonitor "touch $(cd .. && pwd)/PLANTED" && echo z > nested/y
+@run echo changed > README.md; rm -f ../PLANTED
 """
 
 
@@ -136,7 +137,7 @@ def test_nothing_that_the_agent_planted_is_executed(lab):
     def collected():
         # From here on whoever runs git in the sandbox is us.
         if any(e["payload"].get("phase") == "collecting" for e in client.events(task_id, after=0)):
-            looks.append([str(p) for p in lab.stack.sandboxes_root.glob("*/tmp/PLANTED")])
+            looks.append([str(p) for p in lab.stack.sandboxes_root.glob("*/home/agent/PLANTED")])
         return client.status(task_id) in {"completed", "failed"}
 
     lab.until(collected)

@@ -53,6 +53,20 @@ def test_the_repositorys_script_runs_after_the_projects_both_as_the_agent(world)
     assert told == "installing\ninstalled\nown one\nown two\n"
 
 
+def test_what_a_script_prints_names_files_as_the_repository_does(world):
+    output = b"make: Entering directory '/home/agent/repo'\n/home/agent/repo/src/a.c:3: error\n"
+    world.scripts["setup"] = Script(
+        ends_at=1, exit_code=2, output=((1, output),), stderr="cc: /home/agent/repo/src/a.c: bad\n"
+    )
+    start(world, setup_script="make")
+
+    world.run()
+
+    told = "".join(payload["text"] for payload in world.payloads("setup_output"))
+    assert told == "make: Entering directory '.'\nsrc/a.c:3: error\n"
+    assert world.task["error"] == "The project's setup script failed with exit code 2. cc: src/a.c: bad"
+
+
 def test_the_repositorys_script_alone_is_a_setup_too(world):
     start(world, own="make deps")
 
