@@ -104,3 +104,12 @@ def test_a_python_of_the_environment_is_used_if_it_is_new_enough(make, tmp_path)
 
 def test_a_broken_python_home_does_not_keep_a_python_from_being_found(make):
     assert python_of(make, PYTHONHOME="/nonexistent") == python_of(make)
+
+
+def test_packages_are_unpacked_beside_the_project(make):
+    """A small, full or read-only /tmp is no obstacle."""
+    recipe = make("--dry-run", "--always-make", "demo")["stdout"]
+
+    (line,) = [line for line in recipe.splitlines() if "requirements-local.txt" in line]
+    assert 'tmp="$(pwd)/.local/tmp/' in line
+    assert 'TMPDIR="$tmp"' in line
