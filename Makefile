@@ -28,8 +28,8 @@ unexport $(filter-out PYTHON,$(filter PYTHON% MYPY% RUFF_%,$(FROM_ENVIRONMENT)))
 
 # The first Python that is new enough; another one: make demo PYTHON=/path/to/python3
 ifneq ($(firstword $(origin PYTHON)),command)
-PYTHON := $(shell for name in "$$PYTHON" python3 python3.13 python3.12 python3.11; do \
-	"$$name" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
+PYTHON := $(shell for name in "$$PYTHON" python3 python3.13 python3.12 python3.11 /usr/local/bin/python3 \
+	/usr/bin/python3; do "$$name" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
 endif
 
 VENV := .venv

@@ -156,7 +156,7 @@ def read_settings(environment: Values | None = None, dotenv: Path | None = None)
         prompt=given.get("PROMPT", "").strip() or PROMPT,
         pull_request=given.get("PR") == "1",
         host=host,
-        data=Path(given.get("LOCAL_DATA") or LOCAL / "data").expanduser().resolve(),
+        data=Path(os.path.expanduser(given.get("LOCAL_DATA") or LOCAL / "data")).resolve(),  # noqa: PTH111 - never raises
         clouds=clouds,
         unused=tuple(name for name, cloud in CLOUDS.items() if name not in clouds and _has_keys(cloud, given)),
         test_users={name: file[name] for name in TEST_USERS if file.get(name)},
@@ -184,9 +184,15 @@ def machine_environment(caller: Values, *, online: bool) -> dict[str, str]:
 
 
 def enter(environment: Values) -> None:
-    """Let this program and all that it starts go on with `environment` only."""
+    """Let this program and all that it starts go on with `environment` only, and with three open standard streams.
+
+    Of a stream that the caller has closed, the next socket would get the number, and be taken for it.
+    """
     os.environ.clear()
     os.environ.update(environment)
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def read_dotenv(file: Path = DOTENV) -> dict[str, str]:

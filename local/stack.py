@@ -202,7 +202,10 @@ class Stack:
         unused |= set() if any(map(self.scripted, self.options.agents)) else {"model"}
         for name in set(PREFERRED_PORTS) - unused:
             host = self.options.host if name in FOR_BROWSERS else LOOPBACK
-            listener = exit_.enter_context(listen_near(preferred.get(name, 0), host))
+            try:
+                listener = exit_.enter_context(listen_near(preferred.get(name, 0), host))
+            except OSError as error:
+                raise StackError(f"No program can listen at {host} on this machine: {error.strerror}.") from error
             self._listeners[name], self.urls[name] = listener, url_of(listener)
 
     def __exit__(

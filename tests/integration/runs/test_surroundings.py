@@ -15,11 +15,11 @@ import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
+from local.client import sign_in
 from local.listening import listen, port_of
-from local.processes import PROJECT_ROOT
+from local.processes import PROJECT_ROOT, ProcessGroup
 from local.settings import machine_environment
 from local.stack import Stack, StackError, StackOptions
 from tests.foreign_variables import CANARY, foreign_variables
@@ -217,6 +217,44 @@ def options_of(folder, **changes):
     return StackOptions(data=folder / "data", cache=CACHE, preferred_ports={}, **changes)
 
 
+def test_a_named_model_is_used_at_the_address_that_is_said_first(demo, tmp_path):
+    """A gateway that speaks Anthropic's protocol; here it is the scripted model, with a key of its own."""
+    env = {**machine_environment(os.environ, online=False), "SCRIPTED_MODEL_KEY": f"sk-{CANARY}"}
+    with ProcessGroup(tmp_path / "gateway") as group:
+        gateway = group.start("model", [sys.executable, "-m", "local.model"], env=env, listener=listen())
+
+        output = ended_well(demo(CLOUD="anthropic", ANTHROPIC_API_KEY=f"sk-{CANARY}", ANTHROPIC_BASE_URL=gateway.url))
+
+    assert output.index(f"Anthropic at {gateway.url} is used.") < output.index("Starting PostgreSQL")
+    assert "Claude Code with the real model" in output
+    assert "completed" in output
+    assert CANARY not in output
+
+
+def test_at_e2b_nothing_stands_in_for_what_its_sandboxes_cannot_reach(tmp_path):
+    """Started, but not used: E2B cannot be reached from a test."""
+    clouds = {
+        "e2b": {"E2B_API_KEY": "e2b_of_the_person", "E2B_TEMPLATE": "mine"},
+        "anthropic": {"ANTHROPIC_API_KEY": "sk-of-the-person"},
+    }
+    with Stack(options_of(tmp_path, clouds=clouds)) as stack:
+        assert not {"e2b", "model", "github"} & set(stack.processes.alive())
+        executor, api = stack.executor_environment(), stack.api_environment()
+
+    assert executor.items() >= {**clouds["e2b"], **clouds["anthropic"]}.items()
+    assert not {"E2B_API_URL", "E2B_SANDBOX_URL", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY"} & executor.keys()
+    assert not {"GITHUB_API_URL", "E2B_API_KEY", "ANTHROPIC_API_KEY"} & api.keys()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-"])
+def test_closed_standard_streams_do_no_harm(demo, tmp_path, closed):
+    log = tmp_path / "log"
+    process = demo("sh", "-c", f"exec {sys.executable} -m local.demo {closed} 2>{log}")
+    process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, log.read_text()) == (0, "")
+
+
 def test_no_reaper_runs_on_a_database_that_is_not_the_stacks_own(tmp_path):
     with Stack(options_of(tmp_path / "real")) as real:
         assert "reaper" in real.processes.alive()
@@ -230,8 +268,9 @@ def test_no_reaper_runs_on_a_database_that_is_not_the_stacks_own(tmp_path):
         with Stack(options_of(tmp_path / "beside", clouds={"supabase": cloud})) as beside:
             assert not {"reaper", "postgres", "supabase"} & set(beside.processes.alive())
             assert not (beside.logs / "reaper.log").exists()
-            answer = httpx.get(f"{beside.api_url}/ping", timeout=30)
-            assert answer.status_code == 200
+            _, client = sign_in(beside)
+            with client:
+                assert client.tasks() == {}
 
 
 def test_a_host_opens_the_api_the_gateway_and_the_repositories_only(tmp_path):
@@ -261,8 +300,6 @@ def test_damaged_keys_are_set_aside_and_the_user_of_before_signs_in(tmp_path, da
     """As a full disk leaves them."""
     told = []
     with Stack(options_of(tmp_path)) as stack:
-        from local.client import sign_in
-
         before, client = sign_in(stack)
         client.__exit__(None, None, None)
     file = tmp_path / "data" / "keys.json"
