@@ -101,7 +101,7 @@ class ProcessGroup:
         *,
         env: Mapping[str, str],
         ready: Probe | None = None,
-        ready_timeout_s: float = 20.0,
+        ready_timeout_s: float = 120.0,
         listener: socket.socket | None = None,
     ) -> Child:
         """Start `argv` in the project's folder with exactly `env`, and return once `ready(child)` says so.

@@ -50,7 +50,7 @@ POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
 FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
 NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
-READY_TIMEOUT_S = 60  # a laptop under load; the ordinary start takes one to three seconds
+READY_TIMEOUT_S = 180  # a busy machine; the ordinary start takes one to three seconds
 
 Progress = Callable[[str], None]
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
-INIT_TIMEOUT_S = 60.0  # Lambda's own limit is 10 s; a busy laptop may be slower
+INIT_TIMEOUT_S = 180.0  # Lambda's own limit is 10 s; a busy laptop may be much slower
 KILL_WAIT_S = 5.0
 # A handler that sends a message may see it delivered before it returns itself: waiting a moment spares an INIT.
 SOON_S = 0.2

@@ -20,7 +20,7 @@ from local.postgres.account import Account, PostgresError
 from local.postgres.places import home_for, home_of
 from local.postgres.programs import ENVIRONMENT, programs_for
 
-START_TIMEOUT_S = 30.0  # measured: 0.1 s; after a crash the log is replayed first
+START_TIMEOUT_S = 120.0  # measured: 0.1 s; after a crash the log is replayed first
 FAST_STOP_S = 10.0
 KILL_WAIT_S = 5.0
 POLL_S = 0.02

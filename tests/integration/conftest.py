@@ -20,7 +20,7 @@ from local.supabase import create_gateway
 
 MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
 PREPARED = "prepared"  # the database with bootstrap and migrations that all others are copies of
-PATIENCE_S = 30
+PATIENCE_S = 300
 OLDEST_NODE = 22  # what the pinned supabase-js wants
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from local.processes import PROJECT_ROOT
 
-PATIENCE_S = 120
+PATIENCE_S = 600
 
 
 def as_in_a_terminal():
