@@ -56,7 +56,7 @@ class Server:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(120)
 
 
 def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
@@ -825,13 +825,13 @@ def test_two_servers_do_not_share_a_folder(own_server, tmp_path):
 
     second = start_server(tmp_path, own_server.isolation)
 
-    assert second.process.wait(20) != 0
+    assert second.process.wait(120) != 0
     assert "another E2B server" in second.log.read_text()
 
 
 def test_without_bubblewrap_the_server_warns_or_refuses(tmp_path):
     insisting = start_server(tmp_path, "bubblewrap", PATH=str(tmp_path))
-    assert insisting.process.wait(20) != 0
+    assert insisting.process.wait(120) != 0
     assert "bubblewrap does not work here" in insisting.log.read_text()
 
     assert "Install bubblewrap" in warning_of_a_server(tmp_path, PATH=str(tmp_path))

@@ -229,7 +229,7 @@ def test_a_server_whose_launcher_was_killed_is_replaced(data_dir):
     with launched(data_dir) as (launcher, _port):
         orphan = postmaster_of(data_dir)
         launcher.kill()
-        launcher.wait(10)
+        launcher.wait(120)
     assert psutil.pid_exists(orphan)
 
     with Postgres(data_dir) as server:

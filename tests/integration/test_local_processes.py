@@ -69,7 +69,7 @@ def is_running(pid):
         return False
 
 
-def wait_for(condition, timeout_s=10):
+def wait_for(condition, timeout_s=120):
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, "it did not happen in time"
@@ -99,7 +99,7 @@ server.serve_forever()
 
 def answer_of(url):
     with httpx.Client(trust_env=False) as client:
-        return client.get(url, timeout=10).text
+        return client.get(url, timeout=120).text
 
 
 def refuses(port):
@@ -356,9 +356,9 @@ def test_a_parent_ended_by_a_signal_leaves_no_process(tmp_path, number):
     assert {pid_in(tmp_path / "plain.pid"), pid_in(tmp_path / "daemon.pid")} < {p.pid for p in family}
 
     driver.send_signal(number)
-    driver.wait(10)
+    driver.wait(120)
 
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert alive == []
 
 

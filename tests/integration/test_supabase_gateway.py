@@ -108,7 +108,7 @@ def ada(sign_up):
 @pytest.fixture
 def wire(gateway):
     """Plain HTTP with the secret key."""
-    with httpx.Client(base_url=gateway.url, headers={"apikey": gateway.secret_key}, timeout=20) as client:
+    with httpx.Client(base_url=gateway.url, headers={"apikey": gateway.secret_key}, timeout=120) as client:
         yield client
 
 
@@ -934,7 +934,7 @@ class Tenants:
         claims = {"sub": str(user), "role": "authenticated", "aud": "authenticated", "exp": time.time() + 600}
         token = jwt.encode(claims, self.gateway.jwt_secret, algorithm="HS256")
         headers = {"apikey": self.gateway.publishable_key, "Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=f"{self.gateway.url}/rest/v1", headers=headers, timeout=20)
+        return httpx.Client(base_url=f"{self.gateway.url}/rest/v1", headers=headers, timeout=120)
 
     def reads(self):
         """Every table, and every table embedded in every other one by each key in both directions."""

@@ -150,7 +150,7 @@ def lab_in(folder, *, follow_up_window_s):
         agents=("claude", "codex"),
         executors=4,
         step_lease_s=8,
-        setup_timeout_s=10,
+        setup_timeout_s=20,
         checkpoint_every_s=10,
         retry_visibility_s=2,
         reaper_every_s=3,

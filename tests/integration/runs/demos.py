@@ -43,7 +43,7 @@ def demo(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def processes_of(folder):
