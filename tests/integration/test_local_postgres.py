@@ -439,6 +439,7 @@ def test_programs_that_cannot_be_used_are_refused_before_anything_is_made(data_d
     chosen = data_dir / "chosen"
     if programs is not None:
         chosen.mkdir()
+        chosen.chmod(0o755)  # whatever the umask is: the account that runs them must get in
     for name, script in (programs or {}).items():
         (chosen / name).write_text(f"#!/bin/sh\n{script}\n")
         (chosen / name).chmod(0o755)
