@@ -103,7 +103,7 @@ def _agent_program(agent: str) -> Place:
 
 
 def _data(folder: Path) -> Place:
-    return look_at("the database and sandboxes", folder, DATA_MB, written=True)
+    return look_at("the database", folder, DATA_MB, written=True)
 
 
 def unwritable_place(facts: Facts) -> str | None:
@@ -129,9 +129,9 @@ def full_disk(facts: Facts) -> str | None:
         there = [place for place in facts.places if place.device == device]
         needed_mb, free_mb = _peak_mb(there), min(place.free_mb for place in there)
         if free_mb < needed_mb and not any(place.write_error for place in there):
-            parts = " and ".join(place.purpose for place in there if place.needed_mb)
+            parts = _listed([place.purpose for place in there if place.needed_mb])
             return (
-                f"The disk of {there[0].path} has {free_mb} MB free, and {parts} need {needed_mb} MB: "
+                f"The disk of {there[0].path} has {free_mb} MB free, and {needed_mb} MB are needed for {parts}: "
                 f"free at least {needed_mb - free_mb} MB, or use a larger disk."
             )
     return None

@@ -72,7 +72,7 @@ def test_a_machine_that_can_work_has_no_problems(change):
         ({"file_size_mb": 9}, ["only 9 MB per file", "ulimit -f"]),
         (
             {"places": (replace(PLACE, free_mb=200),)},
-            ["200 MB free", "Claude Code need 500 MB", "free at least 300 MB"],
+            ["200 MB free", "500 MB are needed for Claude Code", "free at least 300 MB"],
         ),
         ({"places": (replace(PLACE, free_mb=900), replace(PLACE, free_mb=900))}, ["900 MB free", "1000 MB"]),
         ({"places": (replace(PLACE, write_error=refused(errno.EROFS)),)}, ["/work", "Read-only", "writable"]),
@@ -233,7 +233,7 @@ def test_the_tests_need_their_packages_and_both_agents(monkeypatch):
     monkeypatch.setenv("AGENT", "codex")
 
     assert [place.purpose for place in preflight.gather(tests=True).places] == [
-        "the Python packages", "Claude Code", "Codex", "the database and sandboxes",
+        "the Python packages", "Claude Code", "Codex", "the database",
     ]  # fmt: skip
     assert len(preflight.gather(stack=False, tests=True).places) == 1
 
