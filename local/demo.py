@@ -64,7 +64,7 @@ def main() -> int:
 
 def check_machine(settings: Settings, console: Console) -> None:
     """Say what may not work on this machine. Raises SettingsError with what cannot."""
-    facts = gather(agents=settings.agents)
+    facts = gather(agents=settings.agents, clouds=settings.clouds, data=settings.data)
     if found := problems(facts):
         raise SettingsError("\n".join(found))
     for warning in warnings(facts):

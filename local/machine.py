@@ -48,10 +48,11 @@ class Facts:
     open_files: int | None = None  # the hard limit, up to which a program may raise its own
     file_size_mb: int | None = None
     shared_memory_mb: int | None = None
+    runs_postgres: bool = True
     places: tuple[Place, ...] = ()
 
 
-def facts_of_this_machine(places: tuple[Place, ...], system: Path = Path("/")) -> Facts:
+def facts_of_this_machine(places: tuple[Place, ...], *, runs_postgres: bool = True, system: Path = Path("/")) -> Facts:
     """Look at the machine; takes a few milliseconds. `system` is where /proc, /sys and /dev are."""
     uid = os.geteuid()
     account = _postgres_account() if uid == 0 else None
@@ -74,6 +75,7 @@ def facts_of_this_machine(places: tuple[Place, ...], system: Path = Path("/")) -
         open_files=_hard_limit(resource.RLIMIT_NOFILE),
         file_size_mb=_in_mib(_hard_limit(resource.RLIMIT_FSIZE)),
         shared_memory_mb=_free_mb(system / "dev/shm"),
+        runs_postgres=runs_postgres,
         places=places,
     )
 

@@ -9,7 +9,7 @@ Only the standard library is used, since no package is installed yet.
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from local.agent_clis import CLIS
@@ -53,15 +53,26 @@ def warnings(facts: Facts) -> list[str]:
     return _said(facts, (scarce_memory,))
 
 
-def gather(*, stack: bool = True, tests: bool = False, agents: tuple[str, ...] | None = None) -> Facts:
-    """The facts of this machine, and of the folders that are written to: only what is not there yet needs room."""
-    named = os.environ.get("AGENT") or "claude"
+def gather(
+    *,
+    stack: bool = True,
+    tests: bool = False,
+    agents: Collection[str] | None = None,
+    clouds: Collection[str] | None = None,
+    data: Path | None = None,
+) -> Facts:
+    """The facts of this machine, and of the folders that are written to: only what is not there yet needs room.
+
+    What is None is read from the environment, as far as it says so.
+    """
     if agents is None:
-        agents = tuple(CLIS) if tests else tuple(name for name in named.split(",") if name in CLIS)
+        agents = tuple(CLIS) if tests else _words("AGENT") or ("claude",)
     places = [_packages(tests=tests)]
     if stack:
-        places += [*map(_agent_program, agents), _data()]
-    return facts_of_this_machine(tuple(places))
+        places += [_agent_program(agent) for agent in agents if agent in CLIS]
+        places.append(_data(data or Path(os.environ.get("LOCAL_DATA") or LOCAL / "data").expanduser()))
+    runs_postgres = tests or "supabase" not in (_words("CLOUD") if clouds is None else clouds)
+    return facts_of_this_machine(tuple(places), runs_postgres=runs_postgres)
 
 
 def main(arguments: list[str]) -> int:
@@ -91,9 +102,8 @@ def _agent_program(agent: str) -> Place:
     return look_at(cli.title, folder, *sizes_mb, written=not done, runs_programs=True)
 
 
-def _data() -> Place:
-    folder = Path(os.environ.get("LOCAL_DATA") or LOCAL / "data")
-    return look_at("the database and sandboxes", folder, DATA_MB, written=True)
+def _data(folder: Path) -> Place:
+    return look_at("the database", folder, DATA_MB, written=True)
 
 
 def unwritable_place(facts: Facts) -> str | None:
@@ -119,9 +129,9 @@ def full_disk(facts: Facts) -> str | None:
         there = [place for place in facts.places if place.device == device]
         needed_mb, free_mb = _peak_mb(there), min(place.free_mb for place in there)
         if free_mb < needed_mb and not any(place.write_error for place in there):
-            parts = " and ".join(place.purpose for place in there if place.needed_mb)
+            parts = _listed([place.purpose for place in there if place.needed_mb])
             return (
-                f"The disk of {there[0].path} has {free_mb} MB free, and {parts} need {needed_mb} MB: "
+                f"The disk of {there[0].path} has {free_mb} MB free, and {needed_mb} MB are needed for {parts}: "
                 f"free at least {needed_mb - free_mb} MB, or use a larger disk."
             )
     return None
@@ -154,7 +164,7 @@ def missing_git(facts: Facts) -> str | None:
 
 
 def nameless_user(facts: Facts) -> str | None:
-    if facts.uid == 0 or facts.user is not None:
+    if facts.uid == 0 or facts.user is not None or not facts.runs_postgres:
         return None
     return (
         f"User id {facts.uid} has no name on this system, and PostgreSQL needs one: start the container as a user of "
@@ -164,7 +174,7 @@ def nameless_user(facts: Facts) -> str | None:
 
 def powerless_root(facts: Facts) -> str | None:
     """PostgreSQL refuses to run as root, so root must be able to start it as another user."""
-    if facts.uid != 0:
+    if facts.uid != 0 or not facts.runs_postgres:
         return None
     if facts.account is None:
         return (
@@ -217,7 +227,12 @@ def low_limit(facts: Facts) -> str | None:
     for found, needed, what, remedy in (
         (facts.processes, NEEDED_PROCESSES, "processes and threads", "docker run --pids-limit 500, or ulimit -u 500"),
         (facts.open_files, NEEDED_OPEN_FILES, "open files", "docker run --ulimit nofile=1024, or ulimit -n 1024"),
-        (facts.shared_memory_mb, NEEDED_SHARED_MEMORY_MB, "MB in /dev/shm", "docker run --shm-size 64m"),
+        (
+            facts.shared_memory_mb if facts.runs_postgres else None,
+            NEEDED_SHARED_MEMORY_MB,
+            "MB in /dev/shm",
+            "docker run --shm-size 64m",
+        ),
         (facts.file_size_mb, LARGEST_FILE_MB, "MB per file", "ulimit -f unlimited"),
     ):
         if found is not None and found < needed:
@@ -227,6 +242,10 @@ def low_limit(facts: Facts) -> str | None:
 
 PLACE_CHECKS: tuple[Callable[[Facts], str | None], ...] = (unwritable_place, full_disk, forbidden_programs)
 STACK_CHECKS = (missing_git, nameless_user, powerless_root, too_little_memory, low_limit)
+
+
+def _words(variable: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in os.environ.get(variable, "").split(",") if word.strip())
 
 
 def _said(facts: Facts, checks: tuple[Callable[[Facts], str | None], ...]) -> list[str]:

@@ -43,6 +43,8 @@ def refused(number):
         {"places": (replace(PLACE, free_mb=500, owner="ada"),)},
         {"places": (PLACE, replace(PLACE, device=2, free_mb=500))},
         {"places": (replace(PLACE, noexec=True),)},  # data only
+        {"uid": 12345, "user": None, "shared_memory_mb": 1, "runs_postgres": False},
+        {"capabilities": 0, "runs_postgres": False},
     ],
 )
 def test_a_machine_that_can_work_has_no_problems(change):
@@ -70,7 +72,7 @@ def test_a_machine_that_can_work_has_no_problems(change):
         ({"file_size_mb": 9}, ["only 9 MB per file", "ulimit -f"]),
         (
             {"places": (replace(PLACE, free_mb=200),)},
-            ["200 MB free", "Claude Code need 500 MB", "free at least 300 MB"],
+            ["200 MB free", "500 MB are needed for Claude Code", "free at least 300 MB"],
         ),
         ({"places": (replace(PLACE, free_mb=900), replace(PLACE, free_mb=900))}, ["900 MB free", "1000 MB"]),
         ({"places": (replace(PLACE, write_error=refused(errno.EROFS)),)}, ["/work", "Read-only", "writable"]),
@@ -151,7 +153,7 @@ def system(tmp_path, files):
 )  # fmt: skip
 def test_the_memory_limit_of_either_cgroup_version_is_found(tmp_path, files, limit):
     meminfo = "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\nSwapFree: 524288 kB\n"
-    facts = facts_of_this_machine((), system(tmp_path, files | {"proc/meminfo": meminfo}))
+    facts = facts_of_this_machine((), system=system(tmp_path, files | {"proc/meminfo": meminfo}))
 
     assert facts.memory_mb == limit
     assert facts.in_container == (limit == 512)
@@ -168,11 +170,11 @@ def test_processes_that_run_already_count(tmp_path, folder, line):
 def test_the_effective_capabilities_are_read(tmp_path):
     files = {"proc/self/status": "Name:\tpython3\nCapPrm:\t0000000000000000\nCapEff:\t00000000a80425fb\n"}
 
-    assert facts_of_this_machine((), system(tmp_path, files)).capabilities == 0xA80425FB
+    assert facts_of_this_machine((), system=system(tmp_path, files)).capabilities == 0xA80425FB
 
 
 def test_a_system_without_proc_has_no_limits(tmp_path):
-    facts = facts_of_this_machine((), tmp_path)
+    facts = facts_of_this_machine((), system=tmp_path)
 
     assert (facts.capabilities, facts.available_mb, facts.in_container) == (None, None, False)
     assert facts.shared_memory_mb is None
@@ -231,9 +233,18 @@ def test_the_tests_need_their_packages_and_both_agents(monkeypatch):
     monkeypatch.setenv("AGENT", "codex")
 
     assert [place.purpose for place in preflight.gather(tests=True).places] == [
-        "the Python packages", "Claude Code", "Codex", "the database and sandboxes",
+        "the Python packages", "Claude Code", "Codex", "the database",
     ]  # fmt: skip
     assert len(preflight.gather(stack=False, tests=True).places) == 1
+
+
+@pytest.mark.parametrize(("cloud", "runs"), [("", True), ("e2b", True), ("e2b, supabase", False)])
+def test_no_postgresql_runs_where_supabase_is_used(monkeypatch, cloud, runs):
+    monkeypatch.setenv("CLOUD", cloud)
+
+    assert preflight.gather().runs_postgres == runs
+    assert preflight.gather(tests=True).runs_postgres
+    assert not preflight.gather(clouds=("supabase",)).runs_postgres
 
 
 def test_an_agent_that_does_not_exist_is_not_the_disks_business(monkeypatch):
