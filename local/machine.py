@@ -102,6 +102,16 @@ def look_at(
     )
 
 
+def size_mb(folder: Path) -> int:
+    """The size of all files below a folder; 0 when there is none."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it may go while we look
+                total += Path(root, name).lstat().st_size
+    return total // MIB
+
+
 def _write_error(folder: Path) -> OSError | None:
     """Why no file can be written there. Only a try tells: read-only, owner, quota and full disk look alike before."""
     try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from local.agent_clis import CLIS
-from local.machine import Facts, Place, facts_of_this_machine, look_at
+from local.machine import Facts, Place, facts_of_this_machine, look_at, size_mb
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT_ROOT / ".local"
@@ -90,8 +90,9 @@ def main(arguments: list[str]) -> int:
 
 def _packages(*, tests: bool) -> Place:
     done = (VENV / (".dev-packages" if tests else ".local-packages")).exists()
-    sizes_mb = (0, 0) if done else DEV_PACKAGES_MB if tests else LOCAL_PACKAGES_MB
-    return look_at("the Python packages", VENV, *sizes_mb, written=not done, runs_programs=True)
+    kept_mb, passing_mb = (0, 0) if done else DEV_PACKAGES_MB if tests else LOCAL_PACKAGES_MB
+    missing_mb = 0 if done else max(kept_mb - size_mb(VENV), 0)  # an installation may have been interrupted
+    return look_at("the Python packages", VENV, missing_mb, passing_mb, written=not done, runs_programs=True)
 
 
 def _agent_program(agent: str) -> Place:

@@ -213,6 +213,11 @@ def test_only_what_is_not_there_yet_needs_room(tmp_path, monkeypatch):
     download_mb = preflight.CLIS["codex"].size_mb
     assert needed() == [preflight.LOCAL_PACKAGES_MB, (preflight.CLI_MB, download_mb), (preflight.DATA_MB, 0)]
 
+    (tmp_path / ".venv/lib").mkdir(parents=True)  # an interrupted installation
+    (tmp_path / ".venv/lib/part").write_bytes(bytes(3 * 1024 * 1024))
+    kept_mb, passing_mb = preflight.LOCAL_PACKAGES_MB
+    assert needed()[0] == (kept_mb - 3, passing_mb)
+
     program = tmp_path / ".local/cache/agents" / f"codex-{preflight.CLIS['codex'].version}" / "bin" / "codex"
     for path in (tmp_path / ".venv/.local-packages", program):
         path.parent.mkdir(parents=True, exist_ok=True)
