@@ -18,7 +18,7 @@ KILLS = 14
 
 @pytest.fixture
 def sandboxes(lab, monkeypatch):
-    url = f"http://127.0.0.1:{lab.stack.ports['e2b']}"
+    url = lab.stack.urls["e2b"]
     monkeypatch.setenv("E2B_API_URL", url)
     monkeypatch.setenv("E2B_SANDBOX_URL", url)
     deployment = f"local@{urlsplit(lab.stack.supabase_url).netloc}"
