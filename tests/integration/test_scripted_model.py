@@ -165,8 +165,11 @@ def test_a_killed_program_leaves_no_result(agent, place, model_url):
 
 @BOTH
 def test_a_hanging_model_keeps_the_program_waiting(agent, place, model_url):
-    with pytest.raises(subprocess.TimeoutExpired) as waited:
-        place.run(agent, "@write a.txt: a\n@hang", model_url, limit_s=6)
+    for limit_s in (6, 60, 300):  # until then a busy machine may not have come to where the model hangs
+        with pytest.raises(subprocess.TimeoutExpired) as waited:
+            place.run(agent, "@write a.txt: a\n@hang", model_url, limit_s=limit_s)
+        if (place.repo / "a.txt").exists():
+            break
 
     _, state = AGENTS[agent].read(waited.value.stdout, ReaderState.start(workdir=str(place.repo)))
     assert (place.repo / "a.txt").exists()
