@@ -1,7 +1,9 @@
 """`make dev` prints what a person needs, and its lines work when they are pasted."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from tests.integration.runs.demos import PATIENCE_S, assert_nothing_is_left, read_until
 
 LOGS = "logs, Ctrl-C stops everything"
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def dev(demo):
 def pasted(lines, **environment):
     script = "\n".join(lines)
     done = subprocess.run(
-        ["bash", "-c", script], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, timeout=60
+        ["bash", "-c", script], env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, timeout=60
     )
     return done.stdout, done.stderr
 
@@ -35,6 +38,7 @@ def lines_to_paste(said):
     return lines
 
 
+@needs_curl
 def test_its_lines_work_when_they_are_pasted_and_ctrl_c_ends_it(dev, tmp_path):
     process, said = dev
     export, start, task_id, status, *_ = lines_to_paste(said)
@@ -53,6 +57,7 @@ def test_its_lines_work_when_they_are_pasted_and_ctrl_c_ends_it(dev, tmp_path):
     assert_nothing_is_left(tmp_path)
 
 
+@needs_curl
 def test_a_line_that_fails_shows_the_error(dev):
     _, said = dev
     export, start, task_id, *_ = lines_to_paste(said)
