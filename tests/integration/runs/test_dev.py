@@ -26,7 +26,11 @@ def dev(demo):
 def pasted(lines, **environment):
     script = "\n".join(lines)
     done = subprocess.run(
-        ["bash", "-c", script], env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, timeout=60
+        ["bash", "-c", script],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return done.stdout, done.stderr
 

@@ -80,7 +80,8 @@ def test_a_hanging_script_is_ended_by_its_own_deadline(lab, run_in_project):
     task, said = run_in_project("@write a.txt: a", {SETUP: "echo waiting\nsleep 600\n"})
 
     assert (task["status"], error_code(lab, task)) == ("failed", "setup_timeout")
-    assert task["error"] == f"The repository's setup script {SETUP} timed out after {lab.stack.options.setup_timeout_s} seconds."
+    limit_s = lab.stack.options.setup_timeout_s
+    assert task["error"] == f"The repository's setup script {SETUP} timed out after {limit_s} seconds."
     assert said == "waiting\n"
     lab.until(lambda: not lab.sandboxes())
 
