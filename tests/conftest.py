@@ -1,10 +1,18 @@
 """Where all tests begin, and what a whole run of them says at its end."""
 
+import os
+
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
 
 from tests.machine import leave_the_callers_environment
 
 leave_the_callers_environment()
+
+# No example has a time limit: a busy machine would meet it. On CI the examples are the same ones each time.
+without_clock = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("without-clock", derandomize="CI" in os.environ, **without_clock)
+settings.load_profile("without-clock")
 
 # httpx gives up after 5 seconds where nothing else is said: a machine that does many other things misses that.
 DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60
