@@ -15,16 +15,15 @@ from pathlib import Path
 
 PIP = (sys.executable, "-I", "-m", "pip")  # isolated from PYTHON* variables and from a `pip` in the working folder
 
-# Options that say where packages come from and how to get there, as pip.conf names them.
-REACHING = (
-    *("index-url", "pypi-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert"),
-    *("client-cert", "keyring-provider", "timeout", "default-timeout", "retries", "cache-dir", "no-cache-dir"),
-)
 KEPT = (
     *("PATH", "HOME", "USER", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "NETRC"),
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    # pip's own options that say where packages come from and how to get there
+    *("PIP_INDEX_URL", "PIP_PYPI_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_TRUSTED_HOST"),
+    *("PIP_PROXY", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_KEYRING_PROVIDER", "PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT"),
+    *("PIP_RETRIES", "PIP_CACHE_DIR", "PIP_NO_CACHE_DIR"),
 )
 # `pip config list` has options of its own that a pip.conf means for `pip install`: all files are listed all the same.
 LISTING = {"PIP_QUIET": "0", "PIP_LOG": os.devnull} | dict.fromkeys(
@@ -35,8 +34,7 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 
 def pip_environment(caller: Mapping[str, str]) -> dict[str, str]:
     """What pip may see of the environment `caller`. Certificates that do not exist are left out: pip gives up then."""
-    names = (*KEPT, *map(_variable, REACHING))
-    kept = {name: caller[name] for name in names if caller.get(name)}
+    kept = {name: caller[name] for name in KEPT if caller.get(name)}
     return {name: value for name, value in kept.items() if name not in CERTIFICATES or Path(value).exists()}
 
 
@@ -55,12 +53,14 @@ def pip_settings(caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def _configured(listing: str) -> dict[str, str]:
-    """The output of `pip config list` as variables; what is set for `install` counts more."""
+    """The output of `pip config list` as variables; what is set for `install` counts more.
+
+    They are for `pip_environment`, which keeps those that lead to an index.
+    """
     found = re.findall(r"^(global|install)\.([a-z-]+)=(.*)$", listing, re.MULTILINE)
     return {
         _variable(option): str(ast.literal_eval(value)).strip()
         for _, option, value in sorted(found)  # "global" comes before "install"
-        if option in REACHING
     }
 
 

@@ -51,14 +51,14 @@ def test_an_empty_variable_says_nothing():
 def test_configuration_files_are_read_as_pip_does():
     listing = """\
 :env:.user='1'
-global.extra-index-url='\\nhttps://a.example/simple\\nhttps://b.example/simple'
-global.index-url='https://global.example'
+global.find-links='\\nhttps://a.example/simple\\nhttps://b.example/simple'
+global.proxy='https://global.example'
 global.user='true'
-install.index-url='https://install.example'
+install.proxy='https://install.example'
 install.target='/elsewhere'
-download.index-url='https://download.example'
+download.proxy='https://download.example'
 """
-    assert _configured(listing) == {
-        "PIP_EXTRA_INDEX_URL": "https://a.example/simple\nhttps://b.example/simple",
-        "PIP_INDEX_URL": "https://install.example",
+    assert pip_environment(_configured(listing)) == {
+        "PIP_FIND_LINKS": "https://a.example/simple\nhttps://b.example/simple",
+        "PIP_PROXY": "https://install.example",
     }
