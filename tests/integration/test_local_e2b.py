@@ -37,6 +37,7 @@ from e2b import (
 from e2b.sandbox.filesystem.filesystem import FileType
 
 from local.e2b.isolation import Bubblewrap, PlainProcess, installation, why_not_isolated
+from tests.bubblewrap import bubblewrap_works
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "local-key"
@@ -122,13 +123,6 @@ def nobody_can_run_a_server():
     script = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import e2b, uvicorn, psutil, starlette"
     argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SYSTEM_PYTHON, "-Bc", script]
     return subprocess.run(argv, check=False, capture_output=True, cwd="/").returncode == 0
-
-
-def bubblewrap_works():
-    if shutil.which("bwrap") is None:
-        return False
-    argv = ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
-    return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
+from tests.bubblewrap import bubblewrap_works
 from tests.integration.runs.conftest import Lab
 
 
@@ -38,3 +39,10 @@ def test_a_whole_run_in_plain_processes(tmp_path, agent):
         lab.assert_patch_makes(followed, path)
         assert [folder.name for folder in lab.sandboxes()] == [task["container_id"]]  # kept for another one
         assert lab.agent_processes() == []
+
+
+def test_where_bubblewrap_works_the_stack_isolates_with_it(lab):
+    """Else all other tests would pass without what they are meant to try."""
+    isolated = "sandboxes are isolated by bubblewrap" in (lab.stack.logs / "e2b.log").read_text()
+
+    assert isolated == bubblewrap_works()
