@@ -16,7 +16,7 @@ from rich.table import Table
 
 from local.agent_clis import CliFetchError
 from local.client import ApiError, Json, sign_in
-from local.git_server import GitError
+from local.mirrors import GitError
 from local.postgres import MigrationError, PostgresError
 from local.preflight import gather, problems, warnings
 from local.processes import ProcessError

@@ -29,9 +29,7 @@ from local.github import pages
 from local.github.pulls import Pulls
 from local.github.repository import Repository
 from local.listening import add_port_arguments, listener_of, serve
-from local.mirrors import NAME, TOKEN_FILE, GitError, make_sample_repository, publish
-
-__all__ = ["NAME", "TOKEN_FILE", "GitError", "create_app", "make_sample_repository", "publish"]
+from local.mirrors import NAME, TOKEN_FILE, GitError
 
 CHUNK = 64 * 1024
 
@@ -40,7 +38,7 @@ def create_app(root: Path) -> Starlette:
     """Return the server of the repositories below `root`. Raises GitError when git cannot serve HTTP."""
     backend = _http_backend()
 
-    async def serve(request: Request, repository: Path) -> Response:
+    async def clone(request: Request, repository: Path) -> Response:
         if _asks_to_push(request):
             return PlainTextResponse("This server is for cloning only; it accepts no push.", 403)
         return await _run_backend(backend, root, repository, request)
@@ -61,8 +59,8 @@ def create_app(root: Path) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/{owner}/{name}/info/refs", allowed(serve), methods=["GET"]),
-            Route("/{owner}/{name}/{service}", allowed(serve), methods=["POST"]),
+            Route("/{owner}/{name}/info/refs", allowed(clone), methods=["GET"]),
+            Route("/{owner}/{name}/{service}", allowed(clone), methods=["POST"]),
             Route("/{owner}/{name}", allowed(_repository_page), methods=["GET"]),
             Route("/{owner}/{name}/pull/{number}", allowed(_pull_page), methods=["GET"]),
         ],

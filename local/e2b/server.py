@@ -38,7 +38,6 @@ def create_server(
     insists. `injection` offers secrets and rules, which are checked and recorded, but put into no request: for tests.
     Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
     or NotADirectoryError; its shutdown kills every sandbox. `state.fleet` is what there is of them.
-    or NotADirectoryError; its shutdown kills every sandbox. `state.fleet` is what there is of them.
     """
     fleet = Fleet(root, extra_path, isolation, Journal(on=injection))
 

@@ -3,7 +3,7 @@
 import subprocess
 from dataclasses import dataclass
 
-from local.git_server import publish
+from local.mirrors import publish
 
 README = "# r\n\n" + "".join(f"Line {number}.\n" for number in range(1, 31))
 IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.test", "-c", "core.autocrlf=false")

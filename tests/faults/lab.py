@@ -29,8 +29,9 @@ from starlette.routing import Route
 from functions.executor import sandbox, wiring
 from local.agent_clis import ensure_cli
 from local.e2b.server import create_server
-from local.git_server import create_app, publish
+from local.git_server import create_app
 from local.keys import keys_of
+from local.mirrors import publish
 from local.model.app import create_model
 from local.postgres import Postgres, prepare
 from local.processes import PROJECT_ROOT

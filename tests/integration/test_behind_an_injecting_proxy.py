@@ -22,7 +22,8 @@ from cryptography.x509.oid import NameOID
 
 from functions.executor.agents import AGENTS, ReaderState
 from functions.executor.phases.handover import STAND_IN, TRUSTING_E2B
-from local.git_server import TOKEN_FILE, create_app, make_sample_repository, publish
+from local.git_server import create_app
+from local.mirrors import TOKEN_FILE, make_sample_repository, publish
 from local.model.app import create_model
 from shared.domain.run import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model

@@ -2,8 +2,8 @@
 
 import pytest
 
-from local.git_server import TOKEN_FILE
 from local.github import Account
+from local.mirrors import TOKEN_FILE
 from shared.adapters.github import HttpGitHub
 from shared.domain.binary_patch import blob_id
 from shared.domain.changes import TreeEntry

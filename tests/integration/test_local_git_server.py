@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from local import mirrors
-from local.git_server import GitError, make_sample_repository, publish
 from local.listening import listen
+from local.mirrors import GitError, make_sample_repository, publish
 from local.processes import ProcessGroup
 
 ENVIRON = {

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from local.git_server import TOKEN_FILE
 from local.github import Account
 from local.listening import listen
+from local.mirrors import TOKEN_FILE
 from local.processes import ProcessGroup
 from shared.domain.patch import File
 from tests.integration.github_servers import bare_repository, serving

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from local.client import sign_in
-from local.git_server import publish
+from local.mirrors import publish
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
