@@ -97,25 +97,32 @@ NO_FILES_OF_HOME = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """`clouds` holds the variables of each real service that is used; `unused` names those that could be.
+class StackSettings:
+    """What a person may choose of a stack. `data` is the folder of its database, keys and sandboxes.
 
-    `machine` is the environment for the programs of the stack, `caller` the whole environment that we were started
-    with: for pip and the person's own git, which need its proxies and credentials.
+    `clouds` holds the variables of each real service that is used. `machine` is the environment for the programs of the
+    stack, `caller` the whole environment that we were started with: for pip and the person's own git, which need its
+    proxies and credentials.
     """
 
+    data: Path = LOCAL / "data"
     agents: tuple[str, ...] = ("claude",)
+    clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
+    host: str = HOSTS[0]
+    test_users: Values = field(default_factory=dict, repr=False)
+    postgres_programs: str | None = None
+    machine: Values = field(default_factory=lambda: machine_environment(os.environ, online=False), repr=False)
+    caller: Values = field(default_factory=lambda: dict(os.environ), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(StackSettings):
+    """All that `make demo` and `make dev` are told. `unused` names the clouds that there are keys for."""
+
     repo: str | None = None
     prompt: str = PROMPT
     pull_request: bool = False
-    host: str = HOSTS[0]
-    data: Path = LOCAL / "data"
-    clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
     unused: tuple[str, ...] = ()
-    test_users: Values = field(default_factory=dict, repr=False)
-    postgres_programs: str | None = None
-    machine: Values = field(default_factory=dict, repr=False)
-    caller: Values = field(default_factory=dict, repr=False)
 
     def announcements(self) -> list[str]:
         """A sentence for each real service that is used, with its address, and for what the host opens."""

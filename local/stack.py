@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,7 @@ from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import Postgres
 from local.processes import Child, ProcessGroup, has_said
-from local.settings import LOCAL, MODEL_CLOUDS, Settings, Values, machine_environment
+from local.settings import LOCAL, MODEL_CLOUDS, StackSettings, Values
 
 MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 SCRIPTED_CODEX_MODEL = "gpt-6.1-sol"  # the default that Codex 0.169 ships with
@@ -56,22 +56,10 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StackOptions:
-    """`data` keeps the database and keys, `cache` the agents' programs; both survive the stack.
+class StackOptions(StackSettings):
+    """A person's choices, and what tests and benchmarks choose beside them. `cache` is for the agents' programs."""
 
-    `clouds` names the real services to use, each with its variables; `machine` is the environment of every program,
-    `caller` the one in which pip fetches the agents' programs.
-    """
-
-    data: Path = LOCAL / "data"
     cache: Path = LOCAL / "cache"
-    agents: tuple[str, ...] = ("claude",)
-    clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
-    host: str = LOOPBACK
-    test_users: Values = field(default_factory=dict, repr=False)
-    postgres_programs: str | None = None
-    machine: Values = field(default_factory=lambda: machine_environment(os.environ, online=False), repr=False)
-    caller: Values = field(default_factory=lambda: dict(os.environ), repr=False)
     executors: int = 4  # steps that may run at the same time
     # Shorter than in the cloud, so that nobody waits long for a crashed step. A step that takes longer still is only
     # done twice at worst: the fence lets one of the two write.
@@ -89,17 +77,8 @@ class StackOptions:
     preferred_ports: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        return cls(
-            data=settings.data,
-            agents=settings.agents,
-            clouds=settings.clouds,
-            host=settings.host,
-            test_users=settings.test_users,
-            postgres_programs=settings.postgres_programs,
-            machine=settings.machine,
-            caller=settings.caller,
-        )
+    def of(cls, settings: StackSettings) -> Self:
+        return cls(**{each.name: getattr(settings, each.name) for each in fields(StackSettings)})
 
 
 class StackError(Exception):
