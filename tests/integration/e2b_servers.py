@@ -10,6 +10,8 @@ import httpx
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
 PATIENCE_S = 60
+# How E2BSandboxes finds programs in a sandbox of this server.
+LOCAL_SANDBOX = {"python": "/opt/python/bin/python3", "agent_path": "/opt/python/bin:/usr/bin:/bin"}
 # Two sandboxes or secrets a page, so that a handful of them fill several.
 PROGRAM = (
     "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"
