@@ -19,6 +19,7 @@ from typing import Self
 
 from local.agent_clis import ensure_cli
 from local.aws.queue import REGION, QueueUrls, create_queues
+from local.e2b.isolation import SANDBOX_PYTHON, agent_path
 from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import Postgres
@@ -102,6 +103,7 @@ class Stack:
         self._listeners: dict[str, socket.socket] = {}
         self.urls: dict[str, str] = {}  # of its servers but PostgreSQL, by their names
         self._postgres_port = 0
+        self._clis: list[Path] = []  # folders of the agents' programs
 
     @property
     def api_url(self) -> str:
@@ -194,13 +196,13 @@ class Stack:
 
     def _start(self) -> None:
         options = self.options
-        clis = [ensure_cli(agent, options.cache, self._progress, options.caller) for agent in options.agents]
+        self._clis = [ensure_cli(agent, options.cache, self._progress, options.caller) for agent in options.agents]
         self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server, git and GitHub server")
         together(
             [
                 self._start_database,
                 self._start_queue,
-                lambda: self._start_e2b(clis),
+                self._start_e2b,
                 self._start_git,
                 self._start_github,
                 self._start_model,
@@ -252,10 +254,10 @@ class Stack:
         self.processes.restart("sqs")
         create_queues(self.sqs_url)
 
-    def _start_e2b(self, clis: list[Path]) -> None:
+    def _start_e2b(self) -> None:
         if self.uses("e2b"):
             return
-        paths = [part for cli in clis for part in ("--extra-path", str(cli))]
+        paths = [part for cli in self._clis for part in ("--extra-path", str(cli))]
         self._module(
             "e2b",
             "local.e2b",
@@ -346,7 +348,12 @@ class Stack:
         if self.uses("e2b"):
             settings |= self.options.clouds["e2b"]
         else:
-            settings |= {"E2B_API_URL": self.urls["e2b"], "E2B_SANDBOX_URL": self.urls["e2b"]}
+            settings |= {
+                "E2B_API_URL": self.urls["e2b"],
+                "E2B_SANDBOX_URL": self.urls["e2b"],
+                "SANDBOX_PYTHON": SANDBOX_PYTHON,
+                "SANDBOX_AGENT_PATH": agent_path(self._clis),
+            }
         for agent in self.options.agents:
             settings |= self._model_environment(agent)
         return self._function_environment() | settings

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from local.e2b.server import create_server
+from local.e2b.template import Template
 from local.listening import add_port_arguments, listener_of, serve, url_of
 
 KEEP_ALIVE_S = 310  # longer than the SDK keeps an idle connection (E2B_KEEPALIVE_EXPIRY, 300 s)
@@ -18,11 +19,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, help="folder of the sandboxes; nothing else may be in it")
     add_port_arguments(parser)
     parser.add_argument(
-        "--extra-path", type=Path, action="append", default=[], help="folder put first on PATH in every sandbox"
+        "--extra-path", type=Path, action="append", default=[], help="folder of programs that every sandbox sees"
     )
     parser.add_argument("--isolation", choices=["auto", "bubblewrap", "process"], default="auto")
     parser.add_argument(
         "--injection", action="store_true", help="offer secrets and rules; they are recorded and have no effect"
+    )
+    parser.add_argument(
+        "--template", type=Path, help="JSON file with the template's user, folder, profile and root_bashrc"
     )
     return parser.parse_args()
 
@@ -33,7 +37,14 @@ def main() -> None:
     if not api_key:
         sys.exit("E2B_API_KEY is not set")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    app = create_server(options.root, api_key, options.extra_path, options.isolation, injection=options.injection)
+    app = create_server(
+        options.root,
+        api_key,
+        options.extra_path,
+        options.isolation,
+        injection=options.injection,
+        template=Template.read(options.template) if options.template else None,
+    )
     listener = listener_of(options)
     print(f"E2B_API_URL={url_of(listener)}", flush=True)
     serve(app, listener, lifespan="on", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=SHUTDOWN_GRACE_S)
