@@ -264,7 +264,7 @@ def test_a_program_that_exits_non_zero_is_told_with_its_stderr(bench):
 
 def test_a_command_for_which_the_disk_has_no_room_fails_the_run_and_not_the_attempt(bench):
     with pytest.raises(RunFailed) as failure:
-        run(bench, "open('/dev/full', 'w').write('x')")
+        run(bench, "with open('/dev/full', 'w') as full: full.write('x')")
 
     assert failure.value.error_code == "sandbox_full"
 
