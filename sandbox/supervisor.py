@@ -58,7 +58,7 @@ DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answ
 STDERR_TAIL_BYTES = 4096
 DIARY_TAIL_BYTES = 1024 * 1024  # of a diary; between two lines that count lies what one tool has printed
 MAX_DIARIES = 100  # files looked at; there is one, unless somebody means mischief
-# Kept of a disk with that much to spare, for the end of the job and what is collected then: at most a quarter of either.
+# Kept of the disk for the end of the job and what is collected then: at most a quarter of what is free.
 RESERVED_BYTES = 64 * 1024 * 1024
 RESERVED_INODES = 1024  # a collection makes one or two files for each changed file, and some 300 more
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it could not start
@@ -72,7 +72,7 @@ INHERITED = ("PATH", "TMPDIR")
 # Root's own jobs (clone, collect) must know for whom they work.
 INHERITED_BY_ROOT = ("AGENT_USER", "AGENT_HOME")
 MARKER = "SANDBOX_JOB"  # names the job in its processes' environment: how orphans are found again
-# What the executor calls files with secrets. A start takes the first two; clone.py takes the last one, as soon as it runs.
+# What the executor calls files with secrets. A start takes the first two, clone.py the last one when it runs.
 TAKEN_AT_START, TAKEN_BY_THE_JOB = ("secret_env.json", "secret_home.json"), ("git_token",)
 OVERFLOW_UID = 65534  # `nobody`: what has no user of its own runs as it, so nothing is ended for belonging to it
 
@@ -543,7 +543,8 @@ def _become_daemon(folder: Folder, started: int, job: Job, account: Account, sec
             try:
                 begun = supervisor.begin(secrets)
             except OSError as error:
-                os.write(started, f"The job could not be started: {error}".encode())  # a full disk has no room for a log
+                # not by the log: a full disk has no room for it
+                os.write(started, f"The job could not be started: {error}".encode())
                 raise
             os.close(started)
             if begun:

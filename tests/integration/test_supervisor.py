@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.process_table import command_of
+from tests.small_disks import NO_ROOM, small_disk
 from tests.waiting import wait_for
 
 PROGRAM = Path(__file__).parents[2] / "sandbox" / "supervisor.py"
@@ -761,27 +762,19 @@ except OSError as error:
     why = error.strerror
 print(why)
 """
-FULL = "No space left on device"
 
 
 @pytest.fixture(params=[("size=8m", FILL_BYTES), ("size=64m,nr_inodes=4000", FILL_INODES)], ids=["bytes", "inodes"])
 def full_job(request, tmp_path):
     """A job on a disk of its own, which its program fills; `rest` is what it does then."""
     options, fill = request.param
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-    if not IS_ROOT or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small disk takes the right to mount one")
-    (disk / "home").mkdir()
-    job = Job(disk / "job", disk / "home")
     (tmp_path / "fill.py").write_text(fill)
-    job.fill = [sys.executable, str(tmp_path / "fill.py")]
-    try:
+    with small_disk(tmp_path / "disk", options) as disk:
+        (disk / "home").mkdir()
+        job = Job(disk / "job", disk / "home")
+        job.fill = [sys.executable, str(tmp_path / "fill.py")]
         yield job
         job.stop()
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def free_of(job):
@@ -823,12 +816,12 @@ def test_what_a_dead_supervisor_kept_is_given_back_on_a_full_disk(full_job):
 def test_a_job_for_which_a_full_disk_has_no_room_says_so_and_may_be_started_later(full_job):
     full_job.write("echo", "hello")
     fill = subprocess.run(full_job.fill, cwd=full_job.environment["HOME"], capture_output=True, text=True, check=True)
-    assert fill.stdout == f"{FULL}\n"
+    assert fill.stdout == f"{NO_ROOM}\n"
 
     done = full_job.call("start")
 
     assert done.returncode != 0
-    assert FULL in done.stderr
+    assert NO_ROOM in done.stderr
     subprocess.run(["rm", "-rf", f"{full_job.environment['HOME']}/junk"], check=True)
     assert full_job.run()["text"] == "hello\n"
 
