@@ -20,8 +20,8 @@ Prints one line of JSON and exits 0:
     {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s",
      "setup": null, or {"script": the commit's own .asynccode/setup.sh} or {"problem": why it cannot be run},
      "real_work_tree": the same place without symbolic links, where there are any on the way}
-    {"ok": false, "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused | disk_full | failed,
-     "message"}
+    {"ok": false, "message", "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused |
+     disk_full | failed}
 
 The token reaches git through the environment of the one process that fetches: never an argument, an address
 or a file. The pristine clone is the reference for what the agent changes; it has no hooks and no remote.

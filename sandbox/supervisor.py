@@ -33,6 +33,7 @@ import argparse
 import base64
 import contextlib
 import ctypes
+import hashlib
 import itertools
 import json
 import os
@@ -780,7 +781,7 @@ def look(folder: Folder, offset: int, max_bytes: int) -> dict[str, Any]:
     `state` is absent (never started), starting, running, ended, or crashed (its supervisor died: `stop` tidies
     up). `ended_by` is exit, signal, timeout, idle, output_limit, stop or crash (`stop` found it crashed).
     `output_bytes` counts stdout, `offset` is what to ask for next; `chunk` is base64, whole lines unless the job is
-    over or one line fills it.
+    over or one line fills it. `programs` changes when a program beside this one does.
     """
     state, record = _state(folder)  # before the output, so that an ended job's output is complete
     is_over = state in ("ended", "crashed")
@@ -798,7 +799,15 @@ def look(folder: Folder, offset: int, max_bytes: int) -> dict[str, Any]:
         "offset": offset + len(chunk),
         "chunk": base64.b64encode(chunk).decode("ascii"),
         "stderr_tail": _tail(folder.stderr),
+        "programs": _digest_of_programs(),
     }
+
+
+def _digest_of_programs() -> str:
+    """One text for names and contents of the programs that lie here; jobs.py knows the same rule."""
+    programs = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    parts = (f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in programs)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _state(folder: Folder) -> tuple[str, dict[str, Any]]:

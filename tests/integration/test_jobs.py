@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from functions.executor.agents import Diary
-from functions.executor.errors import CommandFailed
+from functions.executor.errors import BrokenProgram, failed_command
 from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, RUNS, JobSpec, RunFolder
 from shared.domain.run import Phase
 from shared.domain.secret import Secret
@@ -48,7 +48,7 @@ class FolderWorkbench:
         ]
         done = subprocess.run(argv, cwd="/", env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode:
-            raise CommandFailed(done.returncode, done.stderr)
+            raise failed_command(done.returncode, done.stderr)
         return done.stdout
 
     def has(self, path):
@@ -111,7 +111,7 @@ def test_our_programs_are_brought_into_the_runs_folder(jobs):
 
 
 def test_without_our_programs_a_look_fails(jobs):
-    with pytest.raises(CommandFailed):
+    with pytest.raises(BrokenProgram):
         RunFolder(jobs.bench, "another-run").look("job")
 
 
