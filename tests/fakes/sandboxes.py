@@ -281,7 +281,7 @@ class FakeWorkbench:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """As in E2BWorkbench: after a call that was Unavailable, none is answered. `trouble` has what each one meets."""
+        """As in E2BWorkbench: after a call that was Unavailable, none is answered. `trouble` has what each meets."""
         if self.lost:
             self.sandboxes.asked_after_loss += 1
             raise Unavailable("The sandbox is not responding.")

@@ -59,6 +59,8 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         state = folder.start(job, spec, wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
+    if state.interrupted and job == JOB:
+        return Advance()
     secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     found = report(state)
     secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
