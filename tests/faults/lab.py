@@ -13,12 +13,13 @@ import socket
 import threading
 import uuid
 from collections import Counter, defaultdict
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from unittest.mock import patch
 
 import httpx
+import psutil
 import psycopg
 import uvicorn
 from botocore.config import Config
@@ -41,6 +42,8 @@ from shared.adapters import postgrest_client
 from shared.domain.messages import RunMessage
 from tests.faults.weather import Weather
 from tests.integration.runs.conftest import git
+from tests.process_table import command_of, descendants, is_alive
+from tests.waiting import happens
 
 AGENTS = ("claude", "codex")
 PATIENCE_S = 120
@@ -57,6 +60,10 @@ SETTINGS = {
 }
 # In an agent's place where the repository brings an executable of that name.
 STAND_IN = ".stand-in"
+
+
+def _is_supervisor(command):
+    return any(word.endswith("supervisor.py") for word in command) and "start" in command
 
 
 class Gate:
@@ -266,6 +273,15 @@ class Lab:
         """As E2B would: nobody is asked, and nobody told."""
         for box in self.boxes():
             self.in_fleet(self.census.fleet.kill(box.id))
+
+    def kill_jobs(self, *, with_what_they_started):
+        """End the supervisors of all jobs at once."""
+        found = [process for process in descendants() if _is_supervisor(command_of(process))]
+        found += [child for each in found for child in descendants(each.pid)] if with_what_they_started else []
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert happens(lambda: not any(is_alive(process.pid) for process in found))
 
     def pause_sandboxes(self):
         """As E2B does when their lease ends."""
