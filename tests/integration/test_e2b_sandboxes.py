@@ -222,7 +222,6 @@ def test_one_that_is_paused_while_it_is_used_goes_on_with_the_next_step(sandboxe
             use()
 
 
-
 # --- working in it
 
 
