@@ -831,7 +831,7 @@ def test_a_template_has_no_other_properties(tmp_path):
 def python_in_usr_local():
     """A command line that starts this Python as one in /usr/local, where that is possible."""
     real = Path(sys._base_executable).resolve()
-    outer = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", sys.base_prefix, "/usr/local"]
+    outer = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--ro-bind", sys.base_prefix, "/usr/local"]
     outer += ["--cap-add", "ALL"] if os.geteuid() == 0 else []
     python = [*outer, "--", f"/usr/local/bin/{real.name}"]
     inner = ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
