@@ -29,6 +29,7 @@ from starlette.routing import Route
 
 from functions.executor import sandbox, wiring
 from local.agent_clis import ensure_cli
+from local.e2b.isolation import SANDBOX_PYTHON, agent_path
 from local.e2b.server import create_server
 from local.git_server import create_app
 from local.keys import keys_of
@@ -152,7 +153,8 @@ class Lab:
         self.dsn = postgres.dsn
         prepare(self.dsn, PROJECT_ROOT / "supabase" / "migrations")
         self.database = running.enter_context(psycopg.connect(self.dsn, autocommit=True))
-        e2b = create_server(self.sandboxes_root, self.keys.e2b_api_key, self._programs(), "auto")
+        self.programs = self._programs()
+        e2b = create_server(self.sandboxes_root, self.keys.e2b_api_key, self.programs, "auto")
         self.census = Census(e2b)
         self.e2b_url = running.enter_context(serving(self.weather.over("sandboxes", self.census)))
         httpx.get(f"{self.e2b_url}/health").raise_for_status()  # it is open by then
@@ -204,6 +206,8 @@ class Lab:
             "E2B_API_URL": self.e2b_url,
             "E2B_SANDBOX_URL": self.e2b_url,
             "E2B_API_KEY": self.keys.e2b_api_key,
+            "SANDBOX_PYTHON": SANDBOX_PYTHON,
+            "SANDBOX_AGENT_PATH": agent_path(self.programs),
             "ANTHROPIC_API_KEY": self.keys.scripted_model_key,
             "ANTHROPIC_BASE_URL": self.model_url,
             "OPENAI_API_KEY": self.keys.scripted_model_key,
