@@ -1,8 +1,8 @@
 """An agent tries to become root in a sandbox that is as E2B's build scripts leave it.
 
 Each way is tried twice: in a sandbox that was closed, where it must lead nowhere, and in one that was not, where it
-must lead to root. So the test proves itself. sudo, su, sshd and setuid programs give no power in bubblewrap: of these it
-is checked that the closing sees them and takes them away.
+must lead to root. So the test proves itself. sudo, su, sshd and setuid programs give no power in bubblewrap: of these
+it is checked that the closing sees them and takes them away.
 """
 
 import json
@@ -78,7 +78,8 @@ WAYS = {
         hole="chmod 666 /etc/profile", attack="plant /tmp/p; echo '. /tmp/p' >> /etc/profile", then="true"
     ),
     "a file that the profile sources": Way(
-        hole="mkdir -p /etc/profile.d; chmod 777 /etc/profile.d; echo 'for f in /etc/profile.d/*.sh; do . $f; done' >> /etc/profile",
+        attack="mv /usr/local/bin /usr/local/old && mkdir /usr/local/bin && plant /usr/local/bin/true",
+        then="env true",
         attack="plant /etc/profile.d/x.sh",
     ),
     "root's own login file": Way(
