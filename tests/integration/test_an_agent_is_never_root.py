@@ -78,8 +78,10 @@ WAYS = {
         hole="chmod 666 /etc/profile", attack="plant /tmp/p; echo '. /tmp/p' >> /etc/profile", then="true"
     ),
     "a file that the profile sources": Way(
-        attack="mv /usr/local/bin /usr/local/old && mkdir /usr/local/bin && plant /usr/local/bin/true",
-        then="env true",
+        hole=(
+            "mkdir -p /etc/profile.d; chmod 777 /etc/profile.d;"
+            "echo 'for f in /etc/profile.d/*.sh; do . $f; done' >> /etc/profile"
+        ),
         attack="plant /etc/profile.d/x.sh",
     ),
     "root's own login file": Way(
