@@ -867,11 +867,13 @@ def _tail(path: Path) -> str:
 def last_note(folder: Folder, pattern: str, word: str) -> str | None:
     """The last line with `word` in the newest file below the home of the job's user that matches `pattern`.
 
-    That user may have put anything there: only plain files are read, and none is waited for.
+    That user may have put anything there: only plain files are read, and none is waited for. This process gives up
+    root's rights before, for good, so that a link leads to nothing that the user could not read.
     """
     try:
-        home = Job.read(folder.path).account().home
-        files = [path for path in itertools.islice(home.glob(pattern), MAX_DIARIES) if path.is_file()]
+        account = Job.read(folder.path).account()
+        become(account)
+        files = [path for path in itertools.islice(account.home.glob(pattern), MAX_DIARIES) if path.is_file()]
         newest = max(files, key=lambda path: path.stat().st_mtime)
         handle = os.open(newest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:

@@ -976,6 +976,19 @@ class TestAsAnotherUser:
         assert told["state"] == "ended"
         assert told["left"] == []
 
+    def test_a_diary_is_read_with_the_rights_of_the_agent(self, job, tmp_path):
+        home, roots = Path(job.environment["AGENT_HOME"]), tmp_path / "roots"
+        roots.mkdir(mode=0o700)
+        tmp_path.chmod(0o755)
+        job.write("sh", "-c", f"mkdir -p logs/own && echo 'count: 1' > logs/own/log-0 && ln -s {roots} logs/roots")
+        assert job.run()["exit_code"] == 0
+        (roots / "log-1").write_text("count: a secret of root\n")  # the newest
+
+        answer = job.look("--diary", "logs/*/log-*", "--diary-word", "count")
+
+        assert answer["diary"] == "count: 1"
+        assert (home / "logs/roots").resolve() == roots
+
     def test_a_job_of_root_stays_root(self, job, tmp_path):
         job.program = tmp_path / PROGRAM.name
         shutil.copy(PROGRAM, job.program)
