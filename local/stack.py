@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -73,6 +73,7 @@ class StackOptions(StackSettings):
     setup_timeout_s: int = 600
     checkpoint_every_s: int = 300
     isolation: str = "auto"
+    e2b_server: Sequence[str] = ("local.e2b",)  # the module to run, and more options for it
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
 
@@ -256,10 +257,11 @@ class Stack:
         if self.uses("e2b"):
             return
         paths = [part for cli in clis for part in ("--extra-path", str(cli))]
+        module, *more = self.options.e2b_server
         self._module(
             "e2b",
-            "local.e2b",
-            ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
+            module,
+            [*more, "--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
         for line in (self.logs / "e2b.log").read_text().splitlines():

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from starlette.applications import Starlette
+
 from local.e2b.server import create_server
 from local.listening import add_port_arguments, listener_of, serve, url_of
 
@@ -13,8 +15,8 @@ KEEP_ALIVE_S = 310  # longer than the SDK keeps an idle connection (E2B_KEEPALIV
 SHUTDOWN_GRACE_S = 1  # a stream to a running command would hold the shutdown up for ever
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local.e2b", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every server of sandboxes."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the sandboxes; nothing else may be in it")
     add_port_arguments(parser)
     parser.add_argument(
@@ -24,16 +26,28 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--injection", action="store_true", help="offer secrets and rules; they are recorded and have no effect"
     )
-    return parser.parse_args()
 
 
 def main() -> None:
-    options = arguments()
-    api_key = os.environ.get("E2B_API_KEY")
-    if not api_key:
+    parser = argparse.ArgumentParser(prog="python -m local.e2b", description=__doc__)
+    add_arguments(parser)
+    options = parser.parse_args()
+    key = api_key()
+    app = create_server(options.root, key, options.extra_path, options.isolation, injection=options.injection)
+    run(app, options)
+
+
+def api_key() -> str:
+    """Ends the program where the environment has none."""
+    key = os.environ.get("E2B_API_KEY")
+    if not key:
         sys.exit("E2B_API_KEY is not set")
+    return key
+
+
+def run(app: Starlette, options: argparse.Namespace) -> None:
+    """Serve until a signal comes."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    app = create_server(options.root, api_key, options.extra_path, options.isolation, injection=options.injection)
     listener = listener_of(options)
     print(f"E2B_API_URL={url_of(listener)}", flush=True)
     serve(app, listener, lifespan="on", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=SHUTDOWN_GRACE_S)

@@ -102,7 +102,11 @@ class Fleet:
     """All sandboxes below one folder. Use from one event loop, between `open` and `close`."""
 
     def __init__(
-        self, root: Path, extra_path: Sequence[Path], isolation: IsolationChoice, journal: Journal | None = None
+        self,
+        root: Path,
+        extra_path: Sequence[Path],
+        isolation: IsolationChoice | Isolation,
+        journal: Journal | None = None,
     ) -> None:
         self.journal = journal or Journal()
         self._root = root.resolve()
@@ -133,6 +137,9 @@ class Fleet:
         await asyncio.to_thread(remove_leftovers, self._root)
         self._isolation = await self._choose_isolation()
         logger.info("sandboxes are isolated by %s", self._isolation.name)
+
+    async def ready(self, sandbox: Sandbox) -> None:
+        """Called before a sandbox that was created or resumed is handed out, for another kind of sandbox."""
 
     async def close(self) -> None:
         """Kill and remove every sandbox."""
@@ -191,6 +198,7 @@ class Fleet:
                     self._end_in(sandbox, timeout_s)
                 return sandbox, False
             await sandbox.box.resume()
+            await self.ready(sandbox)
             sandbox.state = "running"
             sandbox.started_at = now()
             self._end_in(sandbox, timeout_s)
@@ -224,10 +232,22 @@ class Fleet:
         try:
             check_timeout(wish.timeout_s)
             box = await self._start_box(f"i{secrets.token_hex(10)}", self._isolation)
+            sandbox = self._sandbox_in(box, wish)
+            try:
+                await self.ready(sandbox)
+            except BaseException:
+                await self._discard(box)
+                raise
         except BaseException:
             del self._creations[key]
             raise
-        sandbox = Sandbox(
+        self._sandboxes[sandbox.id] = sandbox
+        self._end_in(sandbox, wish.timeout_s)
+        self._spawn(self._bury(sandbox, key))
+        return sandbox
+
+    def _sandbox_in(self, box: Box, wish: Wish) -> Sandbox:
+        return Sandbox(
             id=box.sandbox_id,
             access_token=f"ea_{secrets.token_hex(20)}",
             wish=wish,
@@ -238,10 +258,6 @@ class Fleet:
             network=wish.network,
             allow_internet_access=wish.allow_internet_access,
         )
-        self._sandboxes[sandbox.id] = sandbox
-        self._end_in(sandbox, wish.timeout_s)
-        self._spawn(self._bury(sandbox, key))
-        return sandbox
 
     async def _start_box(self, name: str, isolation: Isolation | None) -> Box:
         if isolation is None:
@@ -287,6 +303,8 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _choose_isolation(self) -> Isolation:
+        if not isinstance(self._choice, str):
+            return self._choice
         problem: str | None = None
         if self._choice != "process":
             bubblewrap = Bubblewrap(self._extra_path)
@@ -313,9 +331,12 @@ class Fleet:
             problem = f"{PYTHON_PROBLEM}: {refusal}"
         except BoxGone as error:
             problem = repr(error)
+        await self._discard(box)
+        return box.complaint or problem
+
+    async def _discard(self, box: Box) -> None:
         await box.kill()
         await asyncio.to_thread(remove_tree, box.folder)
-        return box.complaint or problem
 
 
 async def python3_problem(box: Box) -> str | None:
