@@ -1,18 +1,20 @@
 """E2B's proxy: it hands requests to the envd of the sandbox that they name, and answers for one that is paused."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
 from starlette.datastructures import Headers, QueryParams
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from local.e2b.envd import Unauthorized, not_running, sandbox_of_url, unauthorized
 from local.e2b.sandboxes import NotFound, Sandbox
 from tests.conformance.fleet import EnvdFleet
+
+logger = logging.getLogger("conformance")
 
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host"}
@@ -48,9 +50,28 @@ class EnvdProxy:
             await unauthorized(str(error))(scope, receive, send)
         else:
             exchange = Exchange(self._client, self._fleet.address(sandbox), scope, receive, send)
-            work = asyncio.create_task(exchange.run(sandbox))
+            work = asyncio.create_task(exchange.run())
             self._fleet.note_stream(sandbox, work)
-            await finish(work, exchange)
+            await self._finish(sandbox, work, exchange)
+
+    async def _finish(self, sandbox: Sandbox, work: asyncio.Task[None], exchange: "Exchange") -> None:
+        """Wait for the exchange. Raises Broken where the sandbox went away in the middle of its answer."""
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.done():
+                work.cancel()
+                raise
+        except ClientLeft:
+            return
+        except httpx.HTTPError as error:
+            logger.info("envd of %s broke off: %r", sandbox.id, error)
+        if exchange.ended:
+            return
+        if exchange.begun:
+            raise Broken
+        is_there = sandbox.state == "running" and not sandbox.box.lost.is_set()
+        await exchange.answer(closed_port(sandbox.id) if is_there else not_running(sandbox.id))
 
     async def _sandbox_of(self, scope: Scope) -> Sandbox:
         headers = Headers(scope=scope)
@@ -61,31 +82,49 @@ class EnvdProxy:
 
 
 class Exchange:
-    """One request and its answer, both passed on as they come."""
+    """One request and its answer, both passed on as they come. `begun` and `ended` are about the answer."""
 
     def __init__(self, client: httpx.AsyncClient, base_url: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun = self.ended = False
         self._client = client
         self._base_url = base_url
         self._scope = scope
         self._receive = receive
         self._send = send
         self._uploaded = asyncio.Event()
-        self.answered = False
 
-    async def run(self, sandbox: Sandbox) -> None:
-        leaving = asyncio.create_task(self._client_leaves())
-        passing = asyncio.create_task(self._pass_on(sandbox))
+    async def answer(self, response: Response) -> None:
+        await response(self._scope, self._receive, self._send)
+
+    async def run(self) -> None:
+        """Raises ClientLeft, and httpx.HTTPError where envd does not answer or breaks off."""
+        leaving = asyncio.create_task(self._wait_for_leaving())
+        passing = asyncio.create_task(self._pass_on())
         try:
             await asyncio.wait({leaving, passing}, return_when=asyncio.FIRST_COMPLETED)
-            if passing.done():
-                await passing
+            if not passing.done():
+                raise ClientLeft
+            await passing
         finally:
             for task in (leaving, passing):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
-                await passing
+            await asyncio.gather(leaving, passing, return_exceptions=True)
 
-    async def _pass_on(self, sandbox: Sandbox) -> None:
+    async def _pass_on(self) -> None:
+        request = self._request()
+        response = await self._client.send(request, stream=True)
+        try:
+            headers = [(name, value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
+            self.begun = True
+            await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            async for chunk in response.aiter_raw():
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
+            self.ended = True
+        finally:
+            await response.aclose()
+
+    def _request(self) -> httpx.Request:
         scope = self._scope
         path = scope.get("raw_path", scope["path"].encode()).decode("ascii")
         query = scope["query_string"].decode("ascii")
@@ -93,31 +132,14 @@ class Exchange:
         has_body = scope["method"] not in ("GET", "HEAD")
         if not has_body:
             self._uploaded.set()
-        request = self._client.build_request(
-            scope["method"],
-            f"{self._base_url}{path}{f'?{query}' if query else ''}",
-            headers=headers,
-            content=self._body() if has_body else None,
+        url = f"{self._base_url}{path}{f'?{query}' if query else ''}"
+        return self._client.build_request(
+            scope["method"], url, headers=headers, content=self._body() if has_body else None
         )
-        try:
-            response = await self._client.send(request, stream=True)
-        except httpx.ConnectError:
-            await closed_port(sandbox.id)(scope, self._receive, self._send)
-            self.answered = True
-            return
-        try:
-            kept = [(name, value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
-            await self._send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-            async for chunk in response.aiter_raw():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await self._send({"type": "http.response.body", "body": b""})
-            self.answered = True
-        finally:
-            await response.aclose()
 
     async def _body(self) -> AsyncIterator[bytes]:
         while True:
-            message: Message = await self._receive()
+            message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             yield message.get("body", b"")
@@ -125,33 +147,18 @@ class Exchange:
                 self._uploaded.set()
                 return
 
-    async def _client_leaves(self) -> None:
+    async def _wait_for_leaving(self) -> None:
         await self._uploaded.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
 class ClientLeft(Exception):
-    """The client went away in the middle of its request."""
+    """The client went away in the middle of its request or of the answer."""
 
 
 class Broken(Exception):
     """The answer ends here, in the middle: the server closes the connection."""
-
-
-async def finish(work: asyncio.Task[None], exchange: Exchange) -> None:
-    """Wait for the exchange. Raises Broken where the sandbox went away under it."""
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        if not work.done():
-            work.cancel()
-            raise
-        raise Broken from None
-    except ClientLeft:
-        return
-    except httpx.HTTPError as error:
-        raise Broken from error
 
 
 def closed_port(sandbox_id: str) -> JSONResponse:

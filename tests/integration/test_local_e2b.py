@@ -38,9 +38,13 @@ from e2b.sandbox.filesystem.filesystem import FileType
 
 from local.e2b.isolation import Bubblewrap, PlainProcess, installation, why_not_isolated
 from tests.bubblewrap import bubblewrap_works
+from tests.conformance.settings import STAND_IN
+from tests.integration.e2b_servers import E2B_SERVER, REAL_ENVD
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "local-key"
+ENVD = "envd"
+KINDS = [ENVD] if REAL_ENVD else ["bubblewrap", "bubblewrap-as-nobody", "process"]
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
@@ -61,8 +65,10 @@ class Server:
 
 
 def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
-    argv = ["-m", "local.e2b", "--root", str(folder / "root"), "--isolation", isolation]
-    argv += ["--extra-path", str(install_an_agent(folder))]
+    """`isolation`: of the stand-in, or "envd" for a real one behind the server of `make conformance`."""
+    module, *options = E2B_SERVER if isolation == ENVD else STAND_IN
+    options += [] if isolation == ENVD else ["--isolation", isolation]
+    argv = ["-m", module, "--root", str(folder / "root"), "--extra-path", str(install_an_agent(folder)), *options]
     if as_nobody:
         argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SYSTEM_PYTHON, *argv]
         env |= {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -81,7 +87,7 @@ def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
     with process.stdout:
         name, _, url = process.stdout.readline().strip().partition("=")
     assert name == "E2B_API_URL", (folder / "log").read_text()
-    separates_users = isolation == "bubblewrap" and os.geteuid() == 0 and not as_nobody
+    separates_users = isolation == ENVD or (isolation == "bubblewrap" and os.geteuid() == 0 and not as_nobody)
     return Server(process, url, folder / "root", isolation, folder / "log", separates_users)
 
 
@@ -102,7 +108,7 @@ def speak_to(server, monkeypatch):
     monkeypatch.setenv("E2B_API_KEY", API_KEY)
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "bubblewrap-as-nobody", "process"])
+@pytest.fixture(scope="module", params=KINDS)
 def running_server(request):
     isolation, _, as_nobody = request.param.partition("-")
     if isolation == "bubblewrap" and not bubblewrap_works():
