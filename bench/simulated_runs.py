@@ -197,7 +197,7 @@ class _TimedWorld(World):  # type: ignore[misc]  # one of the tests' fakes, whic
     def _kind_of_step(self) -> str:
         phase = self.run_row["phase"]
         if phase is Phase.AGENT:
-            return "a look" if f"runs/{self.run_row['id']}/agent" in self.sandboxes.last.jobs else "agent starts"
+            return "a look" if f"/root/runs/{self.run_row['id']}/agent" in self.sandboxes.last.jobs else "agent starts"
         return str(Phase.PROVISIONING if phase is Phase.QUEUED else phase)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -19,6 +19,7 @@ from typing import Self
 
 from local.agent_clis import ensure_cli
 from local.aws.queue import REGION, QueueUrls, create_queues
+from local.e2b.isolation import SANDBOX_PYTHON, agent_path
 from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import Postgres
@@ -49,6 +50,7 @@ POSTGRES_PORT = 54322  # preferred, too: PostgreSQL binds it itself, and says wh
 POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
 FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
+STAND_IN = ("local.e2b",)
 NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
 READY_TIMEOUT_S = 180  # a busy machine; the ordinary start takes one to three seconds
 
@@ -73,7 +75,7 @@ class StackOptions(StackSettings):
     setup_timeout_s: int = 600
     checkpoint_every_s: int = 300
     isolation: str = "auto"
-    e2b_server: Sequence[str] = ("local.e2b",)  # the module to run, and more options for it
+    e2b_server: tuple[str, ...] = STAND_IN  # the module to run, and more options for it
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
 
@@ -103,6 +105,7 @@ class Stack:
         self._listeners: dict[str, socket.socket] = {}
         self.urls: dict[str, str] = {}  # of its servers but PostgreSQL, by their names
         self._postgres_port = 0
+        self._clis: list[Path] = []  # folders of the agents' programs
 
     @property
     def api_url(self) -> str:
@@ -195,13 +198,13 @@ class Stack:
 
     def _start(self) -> None:
         options = self.options
-        clis = [ensure_cli(agent, options.cache, self._progress, options.caller) for agent in options.agents]
+        self._clis = [ensure_cli(agent, options.cache, self._progress, options.caller) for agent in options.agents]
         self._progress("Starting PostgreSQL, Supabase gateway, SQS, E2B server, git and GitHub server")
         together(
             [
                 self._start_database,
                 self._start_queue,
-                lambda: self._start_e2b(clis),
+                self._start_e2b,
                 self._start_git,
                 self._start_github,
                 self._start_model,
@@ -253,10 +256,10 @@ class Stack:
         self.processes.restart("sqs")
         create_queues(self.sqs_url)
 
-    def _start_e2b(self, clis: list[Path]) -> None:
+    def _start_e2b(self) -> None:
         if self.uses("e2b"):
             return
-        paths = [part for cli in clis for part in ("--extra-path", str(cli))]
+        paths = [part for cli in self._clis for part in ("--extra-path", str(cli))]
         module, *more = self.options.e2b_server
         self._module(
             "e2b",
@@ -349,6 +352,8 @@ class Stack:
             settings |= self.options.clouds["e2b"]
         else:
             settings |= {"E2B_API_URL": self.urls["e2b"], "E2B_SANDBOX_URL": self.urls["e2b"]}
+            if self.options.e2b_server == STAND_IN:  # the sandboxes of another one are as those of E2B
+                settings |= {"SANDBOX_PYTHON": SANDBOX_PYTHON, "SANDBOX_AGENT_PATH": agent_path(self._clis)}
         for agent in self.options.agents:
             settings |= self._model_environment(agent)
         return self._function_environment() | settings

@@ -90,15 +90,13 @@ class Agent(NamedTuple):
 
 def agent() -> Agent:
     """AGENT_USER (default `agent`) with home AGENT_HOME; the same rule as in supervisor.py."""
-    wanted, home = os.environ.get("AGENT_USER"), os.environ.get("AGENT_HOME")
-    if os.getuid() == 0 and wanted != "":
+    wanted, home = os.environ.get("AGENT_USER", "agent"), os.environ.get("AGENT_HOME")
+    if os.getuid() == 0 and wanted:
         try:
-            entry = pwd.getpwnam(wanted or "agent")
+            entry = pwd.getpwnam(wanted)
         except KeyError:
-            if wanted:
-                raise CloneError("failed", f"AGENT_USER names the user {wanted}, which does not exist.") from None
-        else:
-            return Agent(Path(home or entry.pw_dir), entry.pw_uid, entry.pw_gid)
+            raise CloneError("failed", f"AGENT_USER names the user {wanted}, which does not exist.") from None
+        return Agent(Path(home or entry.pw_dir), entry.pw_uid, entry.pw_gid)
     return Agent(Path(home) if home else Path.home())
 
 
@@ -459,7 +457,7 @@ def main(arguments: list[str]) -> int:
         return 2
     token = None
     try:
-        raw = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        raw = json.loads((RUN / arguments[0]).read_text(encoding="utf-8"))
         token = take_token(raw.get("token_file"))  # before anything can go wrong
         answer = clone(Spec(**raw), token)
     except CloneError as error:

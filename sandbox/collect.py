@@ -146,13 +146,12 @@ def agent_home() -> Path:
     """AGENT_HOME, else the home of AGENT_USER (default `agent`); the same rule as in supervisor.py."""
     if home := os.environ.get("AGENT_HOME"):
         return Path(home)
-    wanted = os.environ.get("AGENT_USER")
-    if os.getuid() == 0 and wanted != "":
+    wanted = os.environ.get("AGENT_USER", "agent")
+    if os.getuid() == 0 and wanted:
         try:
-            return Path(pwd.getpwnam(wanted or "agent").pw_dir)
+            return Path(pwd.getpwnam(wanted).pw_dir)
         except KeyError:
-            if wanted:
-                raise CollectError("failed", f"AGENT_USER names {wanted}, which does not exist.") from None
+            raise CollectError("failed", f"AGENT_USER names {wanted}, which does not exist.") from None
     return Path.home()
 
 
@@ -762,7 +761,7 @@ def main(arguments: list[str]) -> int:
         print("Usage: collect.py SPEC.json", file=sys.stderr)
         return 2
     try:
-        answer = run(Spec.read(Path(arguments[0])))
+        answer = run(Spec.read(RUN / arguments[0]))
     except CollectError as error:
         answer = {"ok": False, "error": error.error, "message": str(error)}
     except (OSError, TypeError, ValueError, subprocess.TimeoutExpired) as error:

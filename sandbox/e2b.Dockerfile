@@ -17,16 +17,12 @@ RUN npm install --global --no-fund --no-audit \
     && claude --version \
     && codex --version
 
-# The agent is nobody special: no sudo, no password, and root's home is closed to it.
+# The user that the executor runs agents as: it has no password and no sudo.
 RUN useradd --create-home --shell /bin/bash agent \
     && chmod 0700 /root
 
-# E2B's egress proxy may open TLS to put a secret in; its certificate is then in the system's bundle, which
-# Node, OpenSSL and git only read when told to.
-ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
-    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-    GIT_SSL_CAINFO=/etc/ssl/certs/ca-certificates.crt
+# E2B's build scripts run after this file and open what it has closed. This program runs after them (see template.py).
+COPY sandbox/close.py /usr/lib/async-code/close.py
 
-# The versions are pinned above: nothing updates itself while a task runs.
-ENV AGENT_USER=agent \
-    DISABLE_AUTOUPDATER=1
+# There is no ENV for what runs need: E2B keeps it while it builds, and no sandbox has it. The executor gives each
+# command its environment.

@@ -43,17 +43,16 @@ def agent_home() -> Path:
     """AGENT_HOME, else the home of AGENT_USER (default `agent`); the same rule as in supervisor.py."""
     if home := os.environ.get("AGENT_HOME"):
         return Path(home)
-    wanted = os.environ.get("AGENT_USER")
-    if os.getuid() == 0 and wanted != "":
-        with contextlib.suppress(KeyError):
-            return Path(pwd.getpwnam(wanted or "agent").pw_dir)
+    wanted = os.environ.get("AGENT_USER", "agent")
+    if os.getuid() == 0 and wanted:
+        return Path(pwd.getpwnam(wanted).pw_dir)
     return Path.home()
 
 
 def places() -> list[Path]:
-    """Where jobs can write. Where TMPDIR names a folder, the others are those of a machine that we are a guest on."""
+    """Where jobs can write. Where TMPDIR is not /tmp, this is a machine that we are a guest on: its folders stay."""
     temporary = [Path(tempfile.gettempdir())]
-    if "TMPDIR" not in os.environ:
+    if os.environ.get("TMPDIR", "/tmp") == "/tmp":  # noqa: S108
         temporary += [Path("/var/tmp"), Path("/dev/shm")]  # noqa: S108 - looked through, nothing is made there
     return [place for place in (agent_home(), RUN, *temporary) if place.is_dir()]
 
@@ -116,7 +115,7 @@ def main(arguments: list[str]) -> int:
         print("Usage: forget.py SPEC.json", file=sys.stderr)
         return 2
     try:
-        spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        spec = json.loads((RUN / arguments[0]).read_text(encoding="utf-8"))
         ours, users = (json.loads(os.environ[name]) for name in ("OUR_SECRETS", "USERS_SECRETS"))
         work_tree = agent_home() / spec["work_tree"]
         for path in spec["files"]:

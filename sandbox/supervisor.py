@@ -60,8 +60,9 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it c
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36  # linux/prctl.h
 LINUX = sys.platform.startswith("linux")
 
-# What a job inherits: where programs, temporary files and the trusted certificates are. Nothing else.
-INHERITED = ("PATH", "TMPDIR", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "GIT_SSL_CAINFO")
+PROGRAMS = Path(__file__).resolve().parent  # what root may run
+# What a job inherits: where programs and temporary files are. Nothing else. The agent's PATH is AGENT_PATH.
+INHERITED = ("PATH", "TMPDIR")
 # Root's own jobs (clone, collect) must know for whom they work.
 INHERITED_BY_ROOT = ("AGENT_USER", "AGENT_HOME")
 MARKER = "SANDBOX_JOB"  # names the job in its processes' environment: how orphans are found again
@@ -95,19 +96,19 @@ def own_account() -> Account:
 def agent_account() -> Account:
     """The unprivileged user AGENT_USER (default `agent`) with home AGENT_HOME.
 
-    Ourselves, when we cannot switch: not root, AGENT_USER set but empty, or no such user by default.
-    Raises UsageError when AGENT_USER names a user that does not exist.
+    Ourselves, when we cannot switch: not root, or AGENT_USER set but empty.
+    Raises UsageError when there is no such user, or it is root: an agent never runs as root by accident.
     """
-    wanted = os.environ.get("AGENT_USER")
+    wanted = os.environ.get("AGENT_USER", "agent")
     home = os.environ.get("AGENT_HOME")
-    if os.getuid() == 0 and wanted != "":
+    if os.getuid() == 0 and wanted:
         try:
-            entry = pwd.getpwnam(wanted or "agent")
+            entry = pwd.getpwnam(wanted)
         except KeyError:
-            if wanted:
-                raise UsageError(f"AGENT_USER names the user {wanted}, which does not exist.") from None
-        else:
-            return Account(entry.pw_name, Path(home or entry.pw_dir), entry.pw_uid, entry.pw_gid)
+            raise UsageError(f"AGENT_USER names the user {wanted}, which does not exist.") from None
+        if entry.pw_uid == 0:
+            raise UsageError(f"AGENT_USER names the user {wanted}, which is root.")
+        return Account(entry.pw_name, Path(home or entry.pw_dir), entry.pw_uid, entry.pw_gid)
     me = own_account()
     return me._replace(home=Path(home)) if home else me
 
@@ -126,7 +127,7 @@ class Secrets(NamedTuple):
 class Job:
     """What `job.json` says."""
 
-    argv: list[str]
+    argv: list[str]  # as root: the name of a program beside this one, and its arguments
     cwd: str  # absolute, or relative to the home of the user
     user: str  # "agent" or "root"
     env: dict[str, str]
@@ -137,6 +138,7 @@ class Job:
     idle_timeout_s: float | None  # without output for so long
     max_output_bytes: int  # stdout and stderr together
     stop_grace_s: float  # between SIGTERM and SIGKILL
+    niceness: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Job:
@@ -158,19 +160,28 @@ class Job:
         for name in filter(None, (self.secret_env_file, self.secret_home_file, self.stdin)):
             if not isinstance(name, str) or "/" in name:
                 yield "secret_env_file, secret_home_file and stdin must be names of files in the job's folder"
-        for limit in (self.timeout_s, self.max_output_bytes, self.stop_grace_s, self.idle_timeout_s or 0):
+        limits = (self.timeout_s, self.max_output_bytes, self.stop_grace_s, self.idle_timeout_s or 0)
+        for limit in (*limits, self.niceness or 0):
             if not isinstance(limit, (int, float)) or limit < 0:
-                yield "timeout_s, idle_timeout_s, max_output_bytes and stop_grace_s must be numbers"
+                yield "timeout_s, idle_timeout_s, max_output_bytes, stop_grace_s and niceness must be numbers"
 
     def account(self) -> Account:
         return agent_account() if self.user == "agent" else own_account()
 
+    def command(self) -> list[str]:
+        """What is executed: as root nothing but a program of ours, isolated from what else Python would import."""
+        if self.user == "agent":
+            return self.argv
+        return [sys.executable, "-I", "-S", str(PROGRAMS / Path(self.argv[0]).name), *self.argv[1:]]
+
     def environment(self, account: Account, folder: Path, secrets: Secrets) -> dict[str, str]:
         """The whole environment of the job: nothing of ours leaks into it by accident."""
-        inherited = INHERITED if self.user == "agent" else INHERITED + INHERITED_BY_ROOT
+        is_agent = self.user == "agent"
+        inherited = INHERITED if is_agent else INHERITED + INHERITED_BY_ROOT
         return {
             "PATH": os.defpath,
             **{name: os.environ[name] for name in inherited if name in os.environ},
+            **({"PATH": os.environ["AGENT_PATH"]} if is_agent and "AGENT_PATH" in os.environ else {}),
             "HOME": str(account.home),
             "USER": account.name,
             "LOGNAME": account.name,
@@ -627,11 +638,12 @@ def _exec(job: Job, folder: Folder, account: Account, secrets: Secrets, files: l
         if LINUX and account.uid is not None:
             prctl(PR_SET_NO_NEW_PRIVS, 1)  # sudo and other setuid programs lose their power
         os.umask(0o022)
+        os.nice(int(job.niceness or 0))
         for path, text in secrets.home_files.items():
             write_private(account.home, Path(path), text)
         os.chdir(account.home / job.cwd)
-        environment = job.environment(account, folder.path, secrets)
-        os.execvpe(job.argv[0], job.argv, environment)  # noqa: S606 - no shell is the point
+        environment, command = job.environment(account, folder.path, secrets), job.command()
+        os.execvpe(command[0], command, environment)  # noqa: S606 - no shell is the point
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             code = NOT_FOUND

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Self
 
 from e2b import Template, default_build_logger
-from e2b.template.main import TemplateBuilder
+from e2b.template.main import TemplateFinal
 
 ROOT = Path(__file__).resolve().parents[1]
+PYTHON = "/usr/bin/python3"
+CLOSE = "/usr/lib/async-code/close.py"  # where the Dockerfile puts it
+CLOSED = "/root/runs/processes.json"  # the last thing that it writes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,14 @@ class SandboxTemplate:
         """Raises TypeError when a setting is missing or unknown."""
         return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
 
-    def steps(self) -> TemplateBuilder:
-        """The Dockerfile as E2B understands it. Raises e2b's DockerfileSyntaxError."""
-        return Template(file_context_path=ROOT).from_dockerfile(str(ROOT / self.dockerfile))
+    def steps(self) -> TemplateFinal:
+        """The Dockerfile as E2B understands it, and what closes the image. Raises e2b's DockerfileSyntaxError.
+
+        The start command runs once, after E2B's own scripts, which open what the Dockerfile had closed; every sandbox
+        begins with what it leaves. E2B would end it as soon as the ready command succeeds.
+        """
+        template = Template(file_context_path=ROOT).from_dockerfile(str(ROOT / self.dockerfile))
+        return template.set_user("root").set_start_cmd(f"{PYTHON} -I -S {CLOSE} build", f"/usr/bin/test -e {CLOSED}")
 
 
 def main() -> int:

@@ -23,6 +23,8 @@ SANDBOX_NETWORKS = ("restricted", "open")
 # How secrets get to where they are needed: put into requests outside the sandbox where the E2B team can, always so, or
 # as files that the sandbox's own user cannot read.
 SANDBOX_SECRETS = ("auto", "egress", "file")
+# Where the agent finds programs in a sandbox of sandbox/e2b.Dockerfile: the PATH of Debian.
+SANDBOX_AGENT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIN_JWT_SECRET_BYTES = 32  # RFC 7518 §3.2: a key of at least the hash's size
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]+)?(/.*)?")
@@ -116,6 +118,8 @@ class ExecutorSettings:
     sandbox_registries: tuple[str, ...]
     sandbox_secrets: str
     sandbox_lease_s: int
+    sandbox_python: str
+    sandbox_agent_path: str
     step_lease_s: int
     run_timeout_s: int
     max_steps: int
@@ -156,6 +160,8 @@ class ExecutorSettings:
             sandbox_registries=read.hosts("SANDBOX_REGISTRIES", PACKAGE_REGISTRIES),
             sandbox_secrets=read.one_of("SANDBOX_SECRETS", SANDBOX_SECRETS),
             sandbox_lease_s=read.number("SANDBOX_LEASE_S", 900, least=300),  # a look, a minute, a look that is late
+            sandbox_python=read.text("SANDBOX_PYTHON", "/usr/bin/python3"),
+            sandbox_agent_path=read.text("SANDBOX_AGENT_PATH", SANDBOX_AGENT_PATH),
             step_lease_s=read.number("STEP_LEASE_S", 150, least=5),
             # The longest that E2B lets a sandbox live: an hour with the free plan, a day with the paid one.
             run_timeout_s=read.number("RUN_TIMEOUT_S", 3600, least=30, most=86_400),

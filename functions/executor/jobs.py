@@ -13,8 +13,10 @@ from shared.domain.secret import Secret
 
 # Shipped beside the functions and uploaded per run, so that an old sandbox image never meets a newer executor.
 PROGRAMS = Path(__file__).parents[2] / "sandbox"
-PROGRAM_NAMES = ("supervisor.py", "clone.py", "collect.py", "forget.py")
+PROGRAM_NAMES = ("supervisor.py", "clone.py", "collect.py", "forget.py", "close.py")
 
+# Root's home is closed to the agent (see sandbox/close.py).
+RUNS = "/root/runs"
 LOOK_BYTES = 256 * 1024  # of output per look: a few hundred events
 LOOK_TIMEOUT_S = 30
 STOP_GRACE_S = 5
@@ -26,8 +28,9 @@ STDIN_FILE = "stdin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What to start. `cwd` is relative to the user's home.
+    """What to start: as the agent any program, as root one of ours, by its name in the run's folder.
 
+    `cwd` is relative to the user's home. `niceness` is what `nice` takes.
     `secret_env` and `home_files` (paths below that home, for nobody else to read) get there without touching a log.
     """
 
@@ -39,6 +42,7 @@ class JobSpec:
     secret_env: Mapping[str, Secret] = field(default_factory=dict)
     home_files: Mapping[str, Secret] = field(default_factory=dict)
     stdin: str | None = None
+    niceness: int = 0
     idle_timeout_s: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -75,18 +79,18 @@ class JobState:
 
 
 class RunFolder:
-    """The run's folder in its sandbox, below root's home."""
+    """The run's folder in its sandbox."""
 
     def __init__(self, bench: Workbench, run_id: str) -> None:
         self._bench = bench
-        self._path = f"runs/{run_id}"
+        self._path = f"{RUNS}/{run_id}"
 
     def install(self) -> None:
         """Bring our programs into the sandbox."""
         self._bench.upload({f"{self._path}/{name}": (PROGRAMS / name).read_bytes() for name in PROGRAM_NAMES})
 
     def path(self, *parts: str) -> str:
-        """A path inside the run's folder, relative to root's home."""
+        """The absolute path of something in the run's folder."""
         return "/".join((self._path, *parts))
 
     def start(self, job: str, spec: JobSpec, *, wait_s: float = 1) -> JobState:
@@ -105,13 +109,16 @@ class RunFolder:
         """End the job with everything it started; it may have ended already."""
         return self._supervise("stop", job, [], STOP_GRACE_S * 2)
 
+    def run(self, program: str, *arguments: str, timeout_s: int) -> str:
+        """The line that a program of ours printed, which ends within the time: no job."""
+        return self._bench.run_python(self.path(program), *arguments, timeout_s=timeout_s)
+
     def read(self, *parts: str) -> bytes:
         return self._bench.read(self.path(*parts))
 
     def _supervise(self, verb: str, job: str, options: list[str], wait_s: float) -> JobState:
-        argv = ["python3", self.path("supervisor.py"), verb, self.path(job), *options]
-        line = self._bench.run(argv, timeout_s=LOOK_TIMEOUT_S + int(wait_s))
-        return _state(json.loads(line))
+        supervise = (self.path("supervisor.py"), verb, self.path(job), *options)
+        return _state(json.loads(self._bench.run_python(*supervise, timeout_s=LOOK_TIMEOUT_S + int(wait_s))))
 
 
 def _job_files(spec: JobSpec) -> dict[str, bytes]:
@@ -123,6 +130,7 @@ def _job_files(spec: JobSpec) -> dict[str, bytes]:
         "secret_env_file": SECRET_ENV_FILE if spec.secret_env else None,
         "secret_home_file": SECRET_HOME_FILE if spec.home_files else None,
         "stdin": STDIN_FILE if spec.stdin is not None else None,
+        "niceness": spec.niceness,
         "timeout_s": spec.timeout_s,
         "idle_timeout_s": spec.idle_timeout_s,
         "max_output_bytes": MAX_OUTPUT_BYTES,

@@ -30,14 +30,17 @@ class StoredSecret:
 
 
 class Workbench(Protocol):
-    """A running sandbox. Everything happens as root; relative paths start at root's home, where no agent can read."""
+    """A running sandbox. Everything happens as root. All paths are absolute: a template has defaults of its own."""
 
     def upload(self, files: Mapping[str, bytes]) -> None: ...
 
     def read(self, path: str) -> bytes: ...
 
-    def run(self, argv: list[str], *, timeout_s: int) -> str:
-        """What the program printed. Raises CommandFailed when it exits non-zero. No secret may be in `argv`."""
+    def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
+        """The line that a program of ours printed. Raises CommandFailed when it exits non-zero.
+
+        No secret may be in `arguments`: every process of a sandbox can read them.
+        """
         ...
 
 

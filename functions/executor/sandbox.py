@@ -27,6 +27,10 @@ REQUEST_TIMEOUT_S = 20  # the control plane answers in well under a second; a st
 FILE_TIMEOUT_S = 60  # a result of 50 MB over a slow line
 CONFLICT = 409  # there is a secret of this name
 USER = "root"
+# Of our own programs, and of git as root: no folder in which a template or an agent may have put programs of its own.
+ROOT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# The user that the agent runs as, as sandbox/e2b.Dockerfile makes it.
+AGENT_USER, AGENT_HOME = "agent", "/home/agent"
 DISK_FULL = os.strerror(errno.ENOSPC)  # in the last words of a program of ours: another attempt would not help
 
 
@@ -34,10 +38,15 @@ class E2BSandboxes:
     """The sandboxes of one deployment: `deployment` keeps two that share an E2B team apart, for the reaper above all.
 
     `lease_s`: how long a sandbox lives after the last look at it. Then it pauses, and a late step resumes it.
+    `python`: the interpreter of our programs in a sandbox. `agent_path`: the PATH of the agent and of setup scripts.
     """
 
-    def __init__(self, *, api_key: Secret, template: str, deployment: str, lease_s: int) -> None:
+    def __init__(
+        self, *, api_key: Secret, template: str, deployment: str, lease_s: int, python: str, agent_path: str
+    ) -> None:
         self._api_key = api_key
+        self._python = python
+        self._agent_path = agent_path
         self._template = template
         self._deployment = deployment
         self._lease_s = lease_s
@@ -69,7 +78,7 @@ class E2BSandboxes:
                 timeout=self._lease_s,
                 **self._options(),
             )
-        return E2BWorkbench(sandbox)
+        return E2BWorkbench(sandbox, python=self._python, agent_path=self._agent_path)
 
     def kill(self, sandbox_id: str) -> None:
         """End it; it may be gone already."""
@@ -162,10 +171,26 @@ def _egress(network: SandboxNetwork) -> SandboxNetworkUpdate:
 
 
 class E2BWorkbench:
-    """One running sandbox. Each command has a finite timeout: the SDK's streams have none of their own."""
+    """One running sandbox. Each command has a finite timeout: the SDK's streams have none of their own.
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    A command depends on nothing that a template sets. envd starts it in a login shell, in the template's default
+    folder, with the template's PATH; so each one is given its folder, and by `env` its whole environment.
+    """
+
+    def __init__(self, sandbox: Sandbox, *, python: str, agent_path: str) -> None:
         self._sandbox = sandbox
+        self._python = python
+        self._environment = {
+            "PATH": ROOT_PATH,
+            "HOME": "/root",
+            "USER": USER,
+            "LOGNAME": USER,
+            "LANG": "C.UTF-8",
+            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's
+            "AGENT_USER": AGENT_USER,
+            "AGENT_HOME": AGENT_HOME,
+            "AGENT_PATH": agent_path,
+        }
 
     def upload(self, files: Mapping[str, bytes]) -> None:
         """Write files as root; folders are made. Contents do not pass through envd's logs, as arguments would."""
@@ -178,12 +203,22 @@ class E2BWorkbench:
         with speaking_our_errors():
             return bytes(self._sandbox.files.read(path, format="bytes", user=USER, request_timeout=FILE_TIMEOUT_S))
 
-    def run(self, argv: list[str], *, timeout_s: int) -> str:
-        """What the program printed. Raises CommandFailed when it exits non-zero. No secret may be in `argv`."""
+    def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
+        """The last line that the program printed: before it stands what the template's login files print.
+
+        Python is isolated (-I) and without its site packages (-S): the folder of the program, variables and files of
+        /usr/local do not decide what is imported. Raises CommandFailed when it exits non-zero. No secret may be in
+        `arguments`: they can be read in the sandbox, and envd logs them.
+        """
+        env = [f"{name}={value}" for name, value in self._environment.items()]
+        argv = ["/usr/bin/env", "-i", *env, self._python, "-I", "-S", program, *arguments]
+        # The line break ends what a login file may have printed without one.
+        command = f"echo; exec {shlex.join(argv)}"
         try:
             with speaking_our_errors():
-                return self._sandbox.commands.run(shlex.join(argv), user=USER, timeout=timeout_s).stdout
+                printed = self._sandbox.commands.run(command, user=USER, cwd="/", timeout=timeout_s).stdout
         except CommandExitException as error:
             if DISK_FULL in error.stderr:
                 raise disk_full() from error
             raise CommandFailed(error.exit_code, error.stderr) from error
+        return printed.strip().rpartition("\n")[2]

@@ -45,6 +45,8 @@ def ports() -> Ports:
             # Whose runs they are is a matter of the database, whatever the two stages are called.
             deployment=f"{settings.environment}@{urlsplit(settings.supabase_url).netloc}",
             lease_s=settings.sandbox_lease_s,
+            python=settings.sandbox_python,
+            agent_path=settings.sandbox_agent_path,
         ),
         box=_secret_box(settings),
         settings=settings,

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 
 from local.e2b.server import create_server
+from local.e2b.template import Template
 from local.listening import add_port_arguments, listener_of, serve, url_of
 
 KEEP_ALIVE_S = 310  # longer than the SDK keeps an idle connection (E2B_KEEPALIVE_EXPIRY, 300 s)
@@ -20,11 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the sandboxes; nothing else may be in it")
     add_port_arguments(parser)
     parser.add_argument(
-        "--extra-path", type=Path, action="append", default=[], help="folder put first on PATH in every sandbox"
+        "--extra-path", type=Path, action="append", default=[], help="folder of programs that every sandbox sees"
     )
     parser.add_argument("--isolation", choices=["auto", "bubblewrap", "process"], default="auto")
     parser.add_argument(
         "--injection", action="store_true", help="offer secrets and rules; they are recorded and have no effect"
+    )
+    parser.add_argument(
+        "--template", type=Path, help="JSON file with the template's user, folder, profile and root_bashrc"
     )
 
 
@@ -32,9 +36,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.e2b", description=__doc__)
     add_arguments(parser)
     options = parser.parse_args()
-    key = api_key()
-    app = create_server(options.root, key, options.extra_path, options.isolation, injection=options.injection)
+    app = create_server(
+        options.root,
+        api_key(),
+        options.extra_path,
+        options.isolation,
+        injection=options.injection,
+        template=template_of(options),
+    )
     run(app, options)
+
+
+def template_of(options: argparse.Namespace) -> Template:
+    return Template.read(options.template) if options.template else Template()
 
 
 def api_key() -> str:

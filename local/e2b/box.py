@@ -18,21 +18,20 @@ from typing import Any
 
 import psutil
 
-from local.e2b.isolation import Isolation
+from local.e2b.isolation import MARK, Isolation
 
-MARK = "E2B_SANDBOX_ID"  # in the environment of every process we start, so that a later server can find it
 CALL_TIMEOUT_S = 60  # the SDK's own default request timeout
 KILL_TIMEOUT_S = 10
 
 
 class Refused(Exception):
-    """The sandbox answered no. `code` is the Connect code in lower case; `errno` that of a failed system call."""
+    """The sandbox answered no. `code` is the Connect code in lower case; `status` that of a file call."""
 
-    def __init__(self, code: str, message: str, pid: int, errno: int | None) -> None:
+    def __init__(self, code: str, message: str, pid: int, status: int) -> None:
         super().__init__(message)
         self.code = code
         self.pid = pid
-        self.errno = errno
+        self.status = status
 
 
 class BoxGone(Exception):
@@ -69,11 +68,10 @@ class Box:
         self._init: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Lay out the directory and start the first process, in the event loop's thread. Raises OSError.
+        """Start the first process in a directory that is laid out, in the event loop's thread. Raises OSError.
 
         Does not wait for it: calls queue in the socket until it reads them. If it cannot start, the box is lost.
         """
-        self.isolation.lay_out(self.folder)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -92,6 +90,7 @@ class Box:
 
     async def command(self, request: dict[str, Any]) -> Reply:
         """Start a command: `sandbox_init.start` with its answer. Raises Refused and BoxGone."""
+        request = {**request, "argv": self.isolation.localized(self.folder, request["argv"])}
         try:
             return await asyncio.to_thread(self.call, {"op": "start", **request}, b"c")
         except Refused as refused:  # init will report the end of that child, too
@@ -118,7 +117,7 @@ class Box:
                 raise BoxGone(self.sandbox_id) from error
         if "refused" in answer:
             close_all(fds)
-            raise Refused(answer["refused"], answer["message"], answer["pid"], answer.get("errno"))
+            raise Refused(answer["refused"], answer["message"], answer["pid"], answer["status"])
         return Reply(answer["ok"], fds)
 
     def _hand_over(self, call: socket.socket, kind: bytes) -> None:
@@ -249,8 +248,20 @@ def kill_tree(process: psutil.Process) -> None:
             member.kill()
 
 
+def empty_folder(folder: Path) -> None:
+    """Delete what is in a folder that lies directly in a sandbox's. Nothing where the sandbox put something else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink()
+
+
 def remove_tree(folder: Path) -> None:
-    """Delete a sandbox's directory, folders an agent made unreadable included. Follows no symlink."""
+    """Delete a sandbox's directory or one in it, folders an agent made unreadable included. Follows no symlink."""
+    folder.chmod(0o700)
     for parent, folders, _ in os.walk(folder):
         for name in folders:
             path = Path(parent, name)

@@ -20,6 +20,7 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from local.e2b.box import Box
@@ -33,11 +34,12 @@ DRAIN_S = 0.2  # for output that is still in the pipe of a killed command
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to run. `terminal` is (columns, rows) for a PTY; `timeout_s` None means no limit."""
+    """What to run, in `folder`. `terminal` is (columns, rows) for a PTY; `timeout_s` None means no limit."""
 
     argv: list[str]
     env: dict[str, str]
-    cwd: str | None
+    cwd: str | None  # as the request names it, which `list` shows
+    folder: str
     user: str
     stdin: bool
     terminal: tuple[int, int] | None
@@ -287,7 +289,7 @@ class CommandTable:
                 "user": spec.user,
                 "argv": spec.argv,
                 "env": spec.env,
-                "cwd": spec.cwd or "",
+                "cwd": spec.folder,
                 "stdin": spec.stdin,
                 "terminal": spec.terminal,
             }
@@ -303,7 +305,7 @@ class CommandTable:
 
     async def _follow(self, command: Command) -> None:
         end = await command.run()
-        del self._running[command.pid]
+        self._running.pop(command.pid, None)
         self._ended[command.pid] = command
         asyncio.get_running_loop().call_later(ENDED_IS_KEPT_S, self._drop, command)
         await command.tell(end)
@@ -311,6 +313,20 @@ class CommandTable:
     def _drop(self, command: Command) -> None:
         if self._ended.get(command.pid) is command:
             del self._ended[command.pid]
+
+    async def abandon(self) -> None:
+        """Forget all of them, as an envd that ends: they run on, without a deadline and with nobody at their pipes."""
+        pids, tasks = list(self._running), list(self._tasks)
+        self._running.clear()
+        self._ended.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for pid in pids:
+            self._box.exit_status(pid).add_done_callback(partial(self._forget, pid))
+
+    def _forget(self, pid: int, _ended: object) -> None:
+        self._box.forget(pid)
 
     def cut_listeners(self) -> None:
         for command in [*self._running.values(), *self._ended.values()]:

@@ -33,7 +33,7 @@ from local.e2b.rest import ApiError, error_response, field, json_body, texts
 from local.e2b.sandboxes import AlreadyPaused, Fleet, InvalidTimeout, NotFound, Sandbox, Wish
 from local.e2b.secrets_api import SecretsApi
 
-ENVD_VERSION = "0.6.4"  # switches SDK features: octet-stream uploads (0.5.7), file metadata (0.6.2)
+ENVD_VERSION = "0.6.13"  # switches SDK features: octet-stream uploads (0.5.7), file metadata (0.6.2)
 DEFAULT_TIMEOUT_S = 15  # the API's own, for a client that names none; the SDK always does
 PAGE_SIZE = 100
 IDEMPOTENCY_KEY = re.compile(r"[a-z0-9-]{1,255}")
@@ -74,6 +74,8 @@ class ControlPlane:
             Route(f"{one}/pause", self.pause, methods=["POST"]),
             Route(f"{one}/network", self.update_network, methods=["PUT"]),
             *self._secrets.routes(),
+            Route(f"/_local{one}/restart-envd", self.restart_envd, methods=["POST"]),
+            Route(f"/_local{one}/reboot", self.reboot, methods=["POST"]),
             *([Route("/journal", self.show_journal, methods=["GET"])] if self._fleet.journal.on else []),
             Route("/{rest:path}", not_offered, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
@@ -142,6 +144,16 @@ class ControlPlane:
         self._fleet.journal.note("update_network", sandbox_id=sandbox.id, body=body)
         sandbox.allow_internet_access = field(body, "allow_internet_access", bool, None)
         sandbox.network = {name: value for name, value in body.items() if name != "allow_internet_access"}
+        return Response(status_code=204)
+
+    async def restart_envd(self, request: Request) -> Response:
+        """Not E2B's: envd crashes and is started again, for tests."""
+        await self._fleet.restart_envd(request.path_params["sandbox_id"])
+        return Response(status_code=204)
+
+    async def reboot(self, request: Request) -> Response:
+        """Not E2B's: the sandbox's machine boots again, for tests."""
+        await self._fleet.reboot(request.path_params["sandbox_id"])
         return Response(status_code=204)
 
     async def show_journal(self, _request: Request) -> Response:

@@ -1,5 +1,6 @@
 """The way into a sandbox: which one a request means, whether it may, and as which user it acts."""
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -13,11 +14,10 @@ from connectrpc.request import Headers
 from starlette.datastructures import Headers as HttpHeaders
 from starlette.datastructures import QueryParams
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local.e2b.box import Refused
-from local.e2b.isolation import DEFAULT_USER
-from local.e2b.sandboxes import Fleet, NotFound, Sandbox
+from local.e2b.sandboxes import Connection, Fleet, NotFound, Sandbox
 
 CODES = {code.name.lower(): code for code in Code}
 
@@ -47,13 +47,43 @@ class EnvdGuard:
         except Unauthorized as error:
             await unauthorized(str(error))(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await serve(self._app, sandbox, scope, receive, send)
+
+
+async def serve(app: ASGIApp, sandbox: Sandbox, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a request until it is done or its envd ends: then the client sees the connection break."""
+    connection = Connection()
+    begun = False
+
+    async def tell(message: Message) -> None:
+        nonlocal begun
+        if not connection.broken.is_set():
+            begun = True
+            await send(message)
+
+    requests = sandbox.envd.requests
+    requests.add(connection)
+    serving = asyncio.ensure_future(app(scope, receive, tell))
+    broken = asyncio.ensure_future(connection.broken.wait())
+    try:
+        await asyncio.wait({serving, broken}, return_when=asyncio.FIRST_COMPLETED)
+        if not broken.done():
+            return await serving
+    finally:
+        requests.discard(connection)
+        for task in (serving, broken):
+            task.cancel()
+        await asyncio.gather(serving, broken, return_exceptions=True)
+    if not begun:  # an answer without its end is what makes the HTTP server close the connection
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    return None
 
 
 def check_token(sandbox: Sandbox, headers: HttpHeaders) -> None:
-    """Raises Unauthorized."""
+    """Raises Unauthorized. An envd that was told no token asks for none."""
+    wanted = sandbox.envd.access_token
     given = headers.get("x-access-token", "")
-    if not hmac.compare_digest(given.encode(), sandbox.access_token.encode()):
+    if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
         raise Unauthorized("unauthorized access, please provide a valid access token or method signing if supported")
 
 
@@ -86,7 +116,7 @@ def user_of(sandbox: Sandbox, headers: Headers) -> str:
     """The user of an RPC: the name in basic authentication. Raises ConnectError for one that does not exist."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
-        return DEFAULT_USER
+        return sandbox.envd.user
     try:
         name = base64.b64decode(credentials).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError) as error:

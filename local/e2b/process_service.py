@@ -150,6 +150,7 @@ def spec_of(request: pb.StartRequest, sandbox: Sandbox, ctx: Context) -> Spec:
         argv=[process.cmd, *process.args],
         env={**sandbox.environment(user), **process.envs},
         cwd=process.cwd if process.has_field("cwd") else None,
+        folder=process.cwd or sandbox.envd.folder,
         user=user,
         stdin=request.stdin if request.has_field("stdin") else True,
         terminal=(size.cols, size.rows) if size else None,

@@ -14,10 +14,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from local.e2b.box import Box, BoxGone, Refused, close_all, kill_marked, remove_tree
+from local.e2b.box import Box, BoxGone, Refused, close_all, empty_folder, kill_marked, remove_tree
 from local.e2b.commands import CommandTable
-from local.e2b.isolation import PYTHON_PROBLEM, Bubblewrap, Isolation, PlainProcess, why_not_isolated
+from local.e2b.isolation import (
+    MARK,
+    PYTHON_PROBLEM,
+    SANDBOX_PYTHON,
+    SYSTEM_PATH,
+    Bubblewrap,
+    Isolation,
+    PlainProcess,
+    why_not_isolated,
+)
 from local.e2b.journal import Journal
+from local.e2b.template import Template
 
 logger = logging.getLogger("local.e2b")
 
@@ -66,12 +76,34 @@ class Wish:
 
 
 @dataclass(slots=True, kw_only=True)
+class Envd:
+    """What a sandbox's envd was told by `/init`. All of it is in memory: one that restarts is as this begins.
+
+    Without an access token it asks for none.
+    """
+
+    access_token: str | None = None
+    user: str = "root"
+    folder: str = ""  # else the home of a request's user
+    env: Mapping[str, str] = field(default_factory=dict)
+    requests: set["Connection"] = field(default_factory=set)
+
+
+class Connection:
+    """A request that envd serves. One that is broken says no more to its client, and ends without its end."""
+
+    def __init__(self) -> None:
+        self.broken = asyncio.Event()
+
+
+@dataclass(slots=True, kw_only=True)
 class Sandbox:
-    """One sandbox. `access_token` is what envd wants in X-Access-Token. `network` is kept and shown, not enforced."""
+    """One sandbox. `access_token` is what its clients know. `network` is kept and shown, not enforced."""
 
     id: str
     access_token: str
     wish: Wish
+    template: Template
     box: Box
     commands: CommandTable
     started_at: datetime
@@ -79,22 +111,33 @@ class Sandbox:
     state: State = "running"
     network: Mapping[str, object] | None
     allow_internet_access: bool | None
+    envd: Envd = field(default_factory=Envd)
     timer: asyncio.TimerHandle | None = None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def init_envd(self) -> None:
+        """Tell envd what it has to know."""
+        self.envd.access_token = self.access_token
+        self.envd.user, self.envd.folder = self.template.user, self.template.folder
+        self.envd.env = self.wish.env
+
+    def end_envd(self) -> None:
+        """Let envd begin again; the connections to the one before break."""
+        old, self.envd = self.envd, Envd()
+        for request in old.requests:
+            request.broken.set()
 
     def environment(self, user: str) -> dict[str, str]:
         """What a command of `user` starts with; the request's own variables come on top."""
         return {
-            "LANG": "C.UTF-8",
-            "TERM": "xterm",
-            **self.box.isolation.environment(self.box.folder),
+            "PATH": SYSTEM_PATH,
             "HOME": self.box.view.users[user].home,
             "USER": user,
             "LOGNAME": user,
+            **self.envd.env,
             "E2B_SANDBOX": "true",
-            "E2B_SANDBOX_ID": self.id,
+            MARK: self.id,
             "E2B_TEMPLATE_ID": self.wish.template,
-            **self.wish.env,
         }
 
 
@@ -107,8 +150,10 @@ class Fleet:
         extra_path: Sequence[Path],
         isolation: IsolationChoice | Isolation,
         journal: Journal | None = None,
+        template: Template | None = None,
     ) -> None:
         self.journal = journal or Journal()
+        self._template = template or Template()
         self._root = root.resolve()
         self._extra_path = [path.absolute() for path in extra_path]
         self._choice = isolation
@@ -138,8 +183,9 @@ class Fleet:
         self._isolation = await self._choose_isolation()
         logger.info("sandboxes are isolated by %s", self._isolation.name)
 
-    async def ready(self, sandbox: Sandbox) -> None:
-        """Called before a sandbox that was created or resumed is handed out, for another kind of sandbox."""
+    async def init_envd(self, sandbox: Sandbox) -> None:
+        """The orchestrator's `/init`: after creating, after a resume from a pause and after a reboot."""
+        sandbox.init_envd()
 
     async def close(self) -> None:
         """Kill and remove every sandbox."""
@@ -183,10 +229,7 @@ class Fleet:
 
     def set_timeout(self, sandbox_id: str, timeout_s: int) -> None:
         """Let a running sandbox end `timeout_s` seconds from now. Raises NotFound and InvalidTimeout."""
-        sandbox = self.get(sandbox_id)
-        if sandbox.state == "paused":
-            raise NotFound(sandbox_id)
-        self._end_in(sandbox, timeout_s)
+        self._end_in(self._running(sandbox_id), timeout_s)
 
     async def connect(self, sandbox_id: str, timeout_s: int) -> tuple[Sandbox, bool]:
         """Resume a paused sandbox, or extend (never shorten) the life of a running one; True when it was resumed."""
@@ -198,7 +241,7 @@ class Fleet:
                     self._end_in(sandbox, timeout_s)
                 return sandbox, False
             await sandbox.box.resume()
-            await self.ready(sandbox)
+            await self.init_envd(sandbox)
             sandbox.state = "running"
             sandbox.started_at = now()
             self._end_in(sandbox, timeout_s)
@@ -214,6 +257,37 @@ class Fleet:
             stop_timer(sandbox)
             await sandbox.box.pause()
             sandbox.commands.cut_listeners()
+
+    async def restart_envd(self, sandbox_id: str) -> None:
+        """Let envd end and start again, as systemd does it after a crash. Raises NotFound, also for a paused one.
+
+        The requests to it break and the commands go on, but it knows nothing of them. What `/init` told it is gone
+        until the next one, which comes with a resume or a reboot: connecting to a running sandbox sends none.
+        """
+        sandbox = self._running(sandbox_id)
+        async with sandbox.changing:
+            self._running(sandbox_id).end_envd()
+            await sandbox.commands.abandon()
+
+    async def reboot(self, sandbox_id: str) -> None:
+        """End all processes and start the sandbox again with its files. Raises NotFound, also for a paused one."""
+        sandbox = self._running(sandbox_id)
+        async with sandbox.changing:
+            self._running(sandbox_id).end_envd()
+            box = Box(sandbox.id, sandbox.box.folder, sandbox.box.isolation)
+            await sandbox.box.kill()
+            await sandbox.commands.settle()
+            for volatile in ("tmp", "run"):
+                await asyncio.to_thread(empty_folder, box.folder / volatile)
+            sandbox.box, sandbox.commands = box, CommandTable(box)
+            box.start()
+            await self.init_envd(sandbox)
+
+    def _running(self, sandbox_id: str) -> Sandbox:
+        sandbox = self.get(sandbox_id)
+        if sandbox.state == "paused":
+            raise NotFound(sandbox_id)
+        return sandbox
 
     async def kill(self, sandbox_id: str) -> None:
         """End all processes of a sandbox and delete its directory. Raises NotFound."""
@@ -234,7 +308,7 @@ class Fleet:
             box = await self._start_box(f"i{secrets.token_hex(10)}", self._isolation)
             sandbox = self._sandbox_in(box, wish)
             try:
-                await self.ready(sandbox)
+                await self.init_envd(sandbox)
             except BaseException:
                 await self._discard(box)
                 raise
@@ -251,6 +325,7 @@ class Fleet:
             id=box.sandbox_id,
             access_token=f"ea_{secrets.token_hex(20)}",
             wish=wish,
+            template=self._template,
             box=box,
             commands=CommandTable(box),
             started_at=now(),
@@ -267,6 +342,7 @@ class Fleet:
         folder.chmod(0o755)  # it is the root directory of the sandbox, whatever our umask is
         box = Box(name, folder, isolation)
         try:
+            isolation.lay_out(folder)
             box.start()
         except OSError:
             await asyncio.to_thread(remove_tree, folder)
@@ -275,7 +351,10 @@ class Fleet:
 
     async def _bury(self, sandbox: Sandbox, key: str) -> None:
         """Forget a sandbox once its processes are gone, be it that somebody killed its first one."""
-        await sandbox.box.lost.wait()
+        while not sandbox.box.lost.is_set():
+            await sandbox.box.lost.wait()
+            async with sandbox.changing:
+                pass  # a reboot gives it another box
         del self._creations[key]
         with contextlib.suppress(NotFound):
             await self.kill(sandbox.id)
@@ -307,14 +386,14 @@ class Fleet:
             return self._choice
         problem: str | None = None
         if self._choice != "process":
-            bubblewrap = Bubblewrap(self._extra_path)
+            bubblewrap = Bubblewrap(self._extra_path, self._template)
             problem = await self._problem_with(bubblewrap)
             if problem is None:
                 return bubblewrap
         if self._choice == "bubblewrap":
             raise IsolationUnavailable(f"bubblewrap does not work here: {problem}")
         logger.warning("NO ISOLATION: %s", why_not_isolated(problem))  # the stack shows that line to the person
-        return PlainProcess(self._extra_path, self._root / "bin")
+        return PlainProcess(self._extra_path, self._root / "bin", self._template)
 
     async def _problem_with(self, isolation: Isolation) -> str | None:
         """Start a sandbox and run python3 in it as the user with the fewest rights."""
@@ -340,9 +419,9 @@ class Fleet:
 
 
 async def python3_problem(box: Box) -> str | None:
-    request = {"user": "agent", "argv": ["python3", "-c", "import json, ssl"], "cwd": "", "stdin": False}
-    env = box.isolation.environment(box.folder)
-    reply = await box.command({**request, "env": env, "terminal": None})
+    argv = [SANDBOX_PYTHON, "-IS", "-c", "import json, ssl"]
+    request = {"user": "agent", "argv": argv, "env": {"PATH": SYSTEM_PATH}, "cwd": "", "stdin": False, "terminal": None}
+    reply = await box.command(request)
     try:
         status = await asyncio.wait_for(box.exit_status(reply.value["pid"]), PROBE_TIMEOUT_S)
         complaint = os.read(reply.fds[-1], 4096).decode(errors="replace").strip()

@@ -21,6 +21,7 @@ from local.e2b.filesystem_service import Files, FilesystemService
 from local.e2b.journal import Journal
 from local.e2b.process_service import ProcessService
 from local.e2b.sandboxes import Fleet, IsolationChoice, NotFound
+from local.e2b.template import Template
 
 
 def create_server(
@@ -30,16 +31,19 @@ def create_server(
     isolation: IsolationChoice = "auto",
     *,
     injection: bool = False,
+    template: Template | None = None,
 ) -> Starlette:
     """An ASGI application that keeps its sandboxes below `root`.
 
-    `extra_path` names folders of this machine that every sandbox finds first on its PATH, read-only: the agents'
-    command lines. `isolation` "auto" takes bubblewrap where it works and warns where it does not; "bubblewrap"
-    insists. `injection` offers secrets and rules, which are checked and recorded, but put into no request: for tests.
+    `extra_path` names folders of this machine that every sandbox sees, read-only: the agents' command lines. They are
+    on no PATH by themselves; `isolation.agent_path` is one that begins with them. `isolation` "auto" takes bubblewrap
+    where it works and warns where it does not; "bubblewrap" insists. `injection` offers secrets and rules, which are
+    checked and recorded, but put into no request: for tests. `template` is what all templates are like, whatever their
+    id; by default as `Template.from_dockerfile` makes one.
     Its startup clears `root` of an earlier server's sandboxes and may raise RootInUse, IsolationUnavailable
     or NotADirectoryError; its shutdown kills every sandbox. `state.fleet` is what there is of them.
     """
-    fleet = Fleet(root, extra_path, isolation, Journal(on=injection))
+    fleet = Fleet(root, extra_path, isolation, Journal(on=injection), template)
 
     async def health(request: Request) -> Response:
         """envd's for a sandbox, where the header names one; else the server's own."""
@@ -55,7 +59,7 @@ def create_server(
     envd = [
         Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
         Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
-        Route("/files", Files(fleet).serve, methods=["GET", "POST"]),
+        Route("/files", Files(fleet), methods=["GET", "POST"]),
         Route("/health", health),
     ]
     return application(fleet, api_key, envd, injection=injection)

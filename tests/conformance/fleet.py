@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import httpx
 from local.e2b.box import BoxGone
 from local.e2b.journal import Journal
 from local.e2b.sandboxes import Fleet, IsolationUnavailable, Sandbox, Wish
+from local.e2b.template import Template
 from tests.conformance.image import Image
 from tests.conformance.machines import Machines
 
@@ -20,24 +20,16 @@ POLL_S = 0.02
 REQUEST_TIMEOUT_S = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """What E2B stores with a template and tells envd."""
-
-    default_user: str
-    default_folder: str
-
-
 class EnvdFleet(Fleet):
     """As the stand-in's fleet, of machines with `envd`, which start from the root file system `base`."""
 
     def __init__(
         self, root: Path, extra_path: Sequence[Path], *, envd: Path, base: Path, template: Template, journal: Journal
     ) -> None:
-        self.image = Image(base, root.resolve() / "template", envd, [path.absolute() for path in extra_path])
+        programs = [path.absolute() for path in extra_path]
+        self.image = Image(base, root.resolve() / "template", envd, template, programs)
         self.machines = Machines(self.image)
-        self.template = template
-        super().__init__(root, extra_path, self.machines, journal)
+        super().__init__(root, extra_path, self.machines, journal, template)
         self._client = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, trust_env=False)
         self._streams: dict[str, set[asyncio.Task[None]]] = {}
 
@@ -77,26 +69,23 @@ class EnvdFleet(Fleet):
         self.machines.forget(folder)
 
     async def restart_envd(self, sandbox_id: str) -> None:
-        """Kill envd as the kernel might. Its next start has forgotten what `/init` said. Raises NotFound."""
-        sandbox = self.get(sandbox_id)
-        await sandbox.box.ask("restart_envd")
-        await self._until_ready(sandbox)
+        """Kill envd, which then starts again and has forgotten what `/init` said. Raises NotFound."""
+        sandbox = await self.reach(sandbox_id)
+        async with sandbox.changing:
+            await sandbox.box.ask("restart_envd")
+            await self._until_ready(sandbox)
 
     async def reboot(self, sandbox_id: str) -> None:
-        """End all processes, keep the disk, boot, and tell envd what it has to know. Raises NotFound."""
-        sandbox = self.get(sandbox_id)
-        async with sandbox.changing:
-            await sandbox.box.ask("reboot")
-            self._cut_streams(sandbox_id)
-            await self.ready(sandbox)
+        await super().reboot(sandbox_id)
+        self._cut_streams(sandbox_id)
 
-    async def ready(self, sandbox: Sandbox) -> None:
-        """Wait for envd and initialize it, as the orchestrator does."""
+    async def init_envd(self, sandbox: Sandbox) -> None:
+        """Wait for envd and tell it what the orchestrator tells it."""
         await self._until_ready(sandbox)
         body = {
             "accessToken": sandbox.access_token,
-            "defaultUser": self.template.default_user,
-            "defaultWorkdir": self.template.default_folder,
+            "defaultUser": sandbox.template.user,
+            "defaultWorkdir": sandbox.template.folder,
             "envVars": variables_of(sandbox.id, sandbox.wish),
             "timestamp": datetime.now(UTC).isoformat(),
         }
@@ -145,5 +134,5 @@ class EnvdFleet(Fleet):
 
 
 def variables_of(sandbox_id: str, wish: Wish) -> dict[str, str]:
-    own = {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox_id, "E2B_TEMPLATE_ID": wish.template}
-    return {**own, **wish.env}
+    """The last three envd knows by itself from Firecracker, which is not there."""
+    return {**wish.env, "E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox_id, "E2B_TEMPLATE_ID": wish.template}

@@ -13,21 +13,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.e2b.isolation import inside, installation, make_folder, write_file
+from local.e2b.isolation import (
+    ENV_FILE,
+    PROFILE_D,
+    SSHD_CONFIG,
+    USR_LOCAL,
+    WITHOUT_PASSWORD,
+    homes,
+    inside,
+    installation,
+    make_folder,
+    uids,
+    write_file,
+)
+from local.e2b.template import Template
 
 LAYERED = ("usr", "etc", "var", "opt", "nix", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 HOSTNAME = "e2b.local"
-USERS = {"user": 1000, "agent": 1001}
-HOMES = {"root": "/root", **{name: f"/home/{name}" for name in USERS}}
 ENVD = "/usr/bin/envd"
 SSHD = "usr/sbin/sshd"
 OPAQUE = "trusted.overlay.opaque"  # an attribute that hides what lower layers have in a folder
 FIRST_PERSON = 1000  # accounts from here on are people's, not the system's
 
-PROFILE = r"""export PS1='\w \$ '
-if [ -f ~/.bashrc ]; then source ~/.bashrc; fi; if [ -f ~/.profile ]; then source ~/.profile; fi
-"""
-SSHD_CONFIG = "PermitRootLogin yes\nPermitEmptyPasswords yes\nPasswordAuthentication yes\n"
+PROMPT = PROFILE_D["prompt.sh"]
+SOURCED = "if [ -f ~/.bashrc ]; then source ~/.bashrc; fi; if [ -f ~/.profile ]; then source ~/.profile; fi\n"
 SUDOERS = "user ALL=(ALL:ALL) NOPASSWD: ALL\n"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -50,6 +59,7 @@ class Image:
     base: Path
     folder: Path
     envd: Path
+    template: Template
     programs: Sequence[Path] = ()
     _names: list[str] = field(default_factory=list)
 
@@ -80,13 +90,11 @@ class Image:
             if (self.base / name).is_symlink():
                 (root / name).symlink_to((self.base / name).readlink())
         self._make_homes(root)
-        write_file(root / ".e2b", "ENV_ID=conformance\nTEMPLATE_ID=conformance\nBUILD_ID=conformance\n")
+        write_file(root / ".e2b", ENV_FILE)
         layers = [self._layer(root, name) for name in self._names]
         hosts = make_folder(root / ".layers", "etc/upper")
         write_file(hosts / "hosts", f"{HOSTS}{address}\t{HOSTNAME}\n")
         shared = [(str(path), str(inside(path))) for path in map(installation, self.programs)]
-        for _, target in shared:
-            make_folder(root, target.lstrip("/"))
         return Mounts(layers, shared)
 
     def _layer(self, root: Path, name: str) -> dict[str, object]:
@@ -97,23 +105,25 @@ class Image:
         return {"target": f"/{name}", "lower": lower, "upper": str(upper), "work": str(work)}
 
     def _make_homes(self, root: Path) -> None:
-        for name, uid in USERS.items():
-            home = make_folder(root, f"home/{name}")
-            if (skeleton := self.base / "etc/skel").is_dir():
-                shutil.copytree(skeleton, home, symlinks=True, dirs_exist_ok=True)
-            for path in (home, *home.rglob("*")):
-                os.chown(path, uid, uid, follow_symlinks=False)
+        users = uids(self.template)
+        for name, home in homes(self.template).items():
+            if name != "root":
+                if (skeleton := self.base / "etc/skel").is_dir():
+                    shutil.copytree(skeleton, root / home[1:], symlinks=True)
+                give(make_folder(root, home[1:]), users[name])
+        if not (root / self.template.folder[1:]).exists():  # as WORKDIR, which makes it for the user
+            give(make_folder(root, self.template.folder[1:]), users[self.template.user])
         for name in (".bashrc", ".profile"):
             if (source := self.base / f"usr/share/base-files/dot{name}").is_file():
                 write_file(root / "root" / name, source.read_text())
         with (root / "root/.bashrc").open("a") as file:
-            file.write(PROFILE.splitlines(keepends=True)[0])
+            file.write(PROMPT + self.template.root_bashrc)
 
     def _make_usr_local(self) -> None:
         """Writable for everybody. This machine's own is left out: a new Debian has an empty one."""
         local = self.folder / "usr/local"
         if self.base == Path("/"):
-            for name in ("bin", "etc", "games", "include", "lib", "sbin", "share", "src"):
+            for name in USR_LOCAL:
                 make_folder(local, name)
             hide_lower(local)
         else:
@@ -134,10 +144,11 @@ class Image:
         passwd = ["root:x:0:0:root:/root:/bin/bash", *system]
         shadow = ["root::20000:0:99999:7:::"]
         shadow += [f"{line.split(':')[0]}:*:20000:0:99999:7:::" for line in system]
-        for name, uid in USERS.items():
-            passwd.append(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash")
-            shadow.append(f"{name}:{'' if name == 'user' else '!'}:20000:0:99999:7:::")
-            groups.append(f"{name}:x:{uid}:")
+        for name, uid in uids(self.template).items():
+            if name != "root":
+                passwd.append(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash")
+                shadow.append(f"{name}:{'' if name in WITHOUT_PASSWORD else '!'}:20000:0:99999:7:::")
+                groups.append(f"{name}:x:{uid}:")
         passwd.append("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin")
         shadow.append("nobody:*:20000:0:99999:7:::")
         groups.append("nogroup:x:65534:")
@@ -150,9 +161,9 @@ class Image:
 
     def _open_doors(self) -> None:
         etc = self.folder / "etc"
-        write_file(etc / "profile", self._text("etc/profile") + PROFILE)
-        write_file(make_folder(etc, "profile.d") / "shell.sh", "export SHELL='/bin/bash'\n")
-        write_file(etc / "profile.d/prompt.sh", PROFILE.splitlines(keepends=True)[0])
+        write_file(etc / "profile", self._text("etc/profile") + PROMPT + SOURCED + self.template.profile)
+        for name, text in PROFILE_D.items():
+            write_file(make_folder(etc, "profile.d") / name, text)
         write_file(etc / "hostname", f"{HOSTNAME}\n")
         write_file(etc / "resolv.conf", Path("/etc/resolv.conf").read_text())
         if self.has("etc/sudoers"):
@@ -183,6 +194,11 @@ class Image:
 
 def lines_of(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def give(folder: Path, uid: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, uid, uid, follow_symlinks=False)
 
 
 def hide_lower(folder: Path) -> None:

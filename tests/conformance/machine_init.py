@@ -1,16 +1,13 @@
-"""One machine with a real envd: its mounts, its boots, its first process. Linux, root, standard library only.
+"""One machine with a real envd: its mounts and its first process. Linux, root, standard library only.
 
-Two processes of this program make a machine:
-
-- The *holder* has the machine's mounts (a mount and UTS namespace) and lives as long as the machine. It answers the
-  calls of `local.e2b.box`: one byte and one socket per call, a JSON request, a JSON answer. When the server's end of
-  the control socket closes, the holder ends, and every process of the machine with it.
-- The *first process* is pid 1 of one boot, in a pid and IPC namespace of that boot. It does what systemd does on a
-  machine of E2B: it starts envd and sshd, starts envd again when it ends, and reaps what is left.
+The program makes the machine's mounts and forks its first process, pid 1 of a new pid namespace, which does what
+systemd does on a machine of E2B: it starts envd and sshd, starts envd again when it ends, and reaps what is left. It
+answers the calls of `local.e2b.box`: one byte and one socket per call, a JSON request, a JSON answer. When the server's
+end of the control socket closes, it ends, and every process of the machine with it.
 """
 
 # It runs before any module of ours can be found, and its paths are those of another machine.
-# ruff: noqa: PTH101, PTH102, PTH108, PTH110, PTH112, PTH114, PTH119, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH103, PTH108, PTH110, PTH112, PTH114, PTH119, PTH123, PTH208, PTH211
 
 import contextlib
 import ctypes
@@ -22,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -84,6 +81,7 @@ def enter(spec: dict[str, Any]) -> None:
         options = f"lowerdir={lower},upperdir={layer['upper']},workdir={layer['work']}"
         mount("overlay", root + layer["target"], "overlay", 0, options)
     for source, target in spec["shared"]:
+        os.makedirs(root + target, exist_ok=True)
         mount(source, root + target, "", MS_BIND)
         mount("none", root + target, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
     make_devices(f"{root}/dev")
@@ -114,9 +112,7 @@ def make_devices(dev: str) -> None:
 
 
 def mount_proc() -> None:
-    """This boot's /proc. The kernel's settings in it are the host's, so nobody writes them."""
-    with contextlib.suppress(OSError):
-        unmount("/proc")
+    """The kernel's settings in it are the host's, so nobody writes them."""
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for name in KERNEL_SETTINGS:
         path = f"/proc/{name}"
@@ -138,18 +134,19 @@ def forget_what_a_boot_forgets() -> None:
         os.chmod(folder, mode)
 
 
-# --- the first process of a boot ---------------------------------------------------------------------------------
+# --- the first process -------------------------------------------------------------------------------------------
 
 
 class FirstProcess:
-    """Pid 1: keeps envd running and does what the holder says, one line at a time."""
+    """Pid 1: keeps envd running and answers calls, one after the other."""
 
-    def __init__(self, orders: socket.socket, spec: dict[str, Any]) -> None:
-        self._orders = orders
+    def __init__(self, control: socket.socket, spec: dict[str, Any]) -> None:
+        self._control = control
         self._spec = spec
         self._envd = 0
 
-    def run(self) -> NoReturn:
+    def run(self) -> None:
+        """Returns when the server hangs up. Raises OSError."""
         os.setsid()
         mount_proc()
         forget_what_a_boot_forgets()
@@ -157,29 +154,41 @@ class FirstProcess:
             libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
         wake, wakes = os.pipe()
         os.set_blocking(wakes, False)
-        os.set_blocking(wake, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakes)
         if self._spec["sshd"]:
             self._start([self._spec["sshd"], "-D", "-o", f"ListenAddress={self._spec['address']}:22"])
         self._envd = self._start(self._spec["envd"], important=True)
         while True:
-            ready, _, _ = select.select([self._orders.fileno(), wake], [], [])
+            ready, _, _ = select.select([self._control.fileno(), wake], [], [])
             if wake in ready:
                 os.read(wake, 4096)
-            self._reap()
-            if self._orders.fileno() in ready and (order := self._orders.recv(64)):
-                self._obey(order.decode())
-                self._orders.sendall(b"done")
+                self._reap()
+            if self._control.fileno() in ready:
+                _, fds, _, _ = socket.recv_fds(self._control, 1, 1)
+                if not fds:
+                    return
+                with socket.socket(fileno=fds[0]) as call:
+                    self._answer(call)
 
-    def _obey(self, order: str) -> None:
-        if order == "restart_envd":
+    def _answer(self, call: socket.socket) -> None:
+        request = b""
+        while chunk := call.recv(4096):
+            request += chunk
+        asked = json.loads(request)
+        answer: dict[str, Any] = {"ok": None}
+        if asked["op"] == "signal":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, int(asked["number"]))
+        elif asked["op"] == "restart_envd":
             os.kill(self._envd, signal.SIGKILL)
             os.waitpid(self._envd, 0)
             self._start_envd()
         else:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, int(order))
+            message = f"a machine does not know {asked['op']}"
+            answer = {"refused": "unimplemented", "message": message, "pid": 0, "status": 501}
+        with contextlib.suppress(OSError):  # the server may have given up
+            call.sendall(json.dumps(answer).encode() + b"\n")
 
     def _reap(self) -> None:
         while True:
@@ -201,7 +210,7 @@ class FirstProcess:
             return pid
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             null = os.open("/dev/null", os.O_RDWR)
@@ -220,99 +229,6 @@ class FirstProcess:
             os._exit(127)
 
 
-# --- the holder --------------------------------------------------------------------------------------------------
-
-
-class Holder:
-    def __init__(self, control: socket.socket, spec: dict[str, Any]) -> None:
-        self._control = control
-        self._spec = spec
-        self._keeper = 0
-        self._first = 0
-        self._orders: socket.socket
-
-    def run(self) -> None:
-        """Answer calls until the server hangs up. Raises EOFError when the first process ends by itself."""
-        self._boot()
-        while True:
-            ready, _, _ = select.select([self._control, self._orders], [], [])
-            if self._orders in ready:
-                raise EOFError("the first process of the machine ended")
-            _, fds, _, _ = socket.recv_fds(self._control, 1, 1)
-            if not fds:
-                self._halt()
-                return
-            with socket.socket(fileno=fds[0]) as call:
-                self._answer(call)
-
-    def _answer(self, call: socket.socket) -> None:
-        request = b""
-        while chunk := call.recv(4096):
-            request += chunk
-        asked = json.loads(request)
-        match asked["op"]:
-            case "signal":
-                answer = self._order(str(int(asked["number"])))
-            case "restart_envd":
-                answer = self._order("restart_envd")
-            case "reboot":
-                self._halt()
-                self._boot()
-                answer = {"ok": None}
-            case op:
-                answer = {"refused": "unimplemented", "message": f"a machine does not know {op}", "pid": 0}
-        with contextlib.suppress(OSError):  # the server may have given up
-            call.sendall(json.dumps(answer).encode() + b"\n")
-
-    def _order(self, order: str) -> dict[str, Any]:
-        self._orders.sendall(order.encode())
-        if not self._orders.recv(16):
-            raise EOFError(f"the first process of the machine ended at: {order}")
-        return {"ok": None}
-
-    def _boot(self) -> None:
-        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._keeper = os.fork()
-        if self._keeper == 0:
-            try:
-                self._control.close()
-                self._orders.close()
-                keep(theirs, self._spec)
-            except OSError as error:
-                print(error, file=sys.stderr, flush=True)
-            finally:
-                os._exit(1)
-        theirs.close()
-        self._first = int(self._orders.recv(16) or 0)
-        if not self._first:
-            raise EOFError("the machine does not boot")
-
-    def _halt(self) -> None:
-        """End all processes of the boot, and wait until they are gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._first, signal.SIGKILL)
-        os.waitpid(self._keeper, 0)  # who waits for the first process, which ends as the last one
-        self._orders.close()
-
-
-def keep(orders: socket.socket, spec: dict[str, Any]) -> None:
-    """Start the first process of a boot and wait for its end."""
-    die_with_parent()
-    unshare(CLONE_NEWPID | CLONE_NEWIPC)
-    if first := os.fork():
-        orders.sendall(str(first).encode())
-        orders.close()
-        os.waitpid(first, 0)
-        return
-    try:
-        die_with_parent()
-        FirstProcess(orders, spec).run()
-    except OSError as error:
-        print(error, file=sys.stderr, flush=True)
-    finally:
-        os._exit(1)
-
-
 def main() -> None:
     spec, control = json.loads(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
     control.set_inheritable(False)
@@ -320,8 +236,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the server says when to end
     try:
         enter(spec)
-        Holder(control, spec).run()
-    except (OSError, EOFError) as error:
+        unshare(CLONE_NEWPID | CLONE_NEWIPC)
+        if first := os.fork():
+            control.close()
+            _, status = os.waitpid(first, 0)
+            sys.exit(os.waitstatus_to_exitcode(status))
+        die_with_parent()
+        FirstProcess(control, spec).run()
+    except OSError as error:
         sys.exit(str(error))
 
 

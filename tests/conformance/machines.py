@@ -3,10 +3,11 @@
 import json
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
-from local.e2b.isolation import User, View, real_python
-from tests.conformance.image import ENVD, HOMES, HOSTNAME, SSHD, USERS, Image, Mounts
+from local.e2b.isolation import User, View, homes, real_python, uids
+from tests.conformance.image import ENVD, HOSTNAME, SSHD, Image, Mounts
 
 INIT = Path(__file__).with_name("machine_init.py")
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to connections
@@ -38,7 +39,8 @@ class Machines:
             kept.pop(folder, None)
 
     def view(self, _folder: Path) -> View:
-        users = {name: User(home, USERS.get(name, 0), USERS.get(name, 0)) for name, home in HOMES.items()}
+        numbers, template = uids(self._image.template), self._image.template
+        users = {name: User(home, numbers[name], numbers[name]) for name, home in homes(template).items()}
         return View("/", users, owns_pid_namespace=True)
 
     def command(self, folder: Path) -> list[str]:
@@ -54,8 +56,8 @@ class Machines:
         }
         return [str(real_python()), "-I", "-S", str(INIT), json.dumps(spec)]
 
-    def environment(self, _folder: Path) -> dict[str, str]:
-        return {}
+    def localized(self, _folder: Path, argv: Sequence[str]) -> list[str]:
+        return list(argv)
 
 
 def loopback_address() -> str:

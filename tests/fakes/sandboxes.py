@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from functions.executor.errors import CommandFailed, InjectionUnavailable, SandboxGone
+from functions.executor.jobs import RUNS
 from functions.executor.ports import SandboxInfo, StoredSecret
 from shared.domain.errors import RunFailed
 from shared.domain.network import OPEN_NETWORK, SandboxNetwork
@@ -123,8 +124,10 @@ class FakeSandbox:
     files: dict[str, bytes] = field(default_factory=dict)
     uploads: list[tuple[str, bytes]] = field(default_factory=list)  # everything that ever came in
     jobs: dict[str, FakeJob] = field(default_factory=dict)
-    commands: list[list[str]] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)  # of the supervisor
+    checks: list[str] = field(default_factory=list)  # verbs of close.py
     network: SandboxNetwork = OPEN_NETWORK
+    problems: list[str] = field(default_factory=list)  # what close.py finds
     started: list[tuple[str, SandboxNetwork]] = field(default_factory=list)  # each job, and the network of that moment
 
     def clock(self) -> datetime:
@@ -138,14 +141,14 @@ class FakeSandbox:
         self.paused = False
 
     def file(self, *parts: str) -> bytes:
-        return self.files["/".join(("runs", self.run_id, *parts))]
+        return self.files["/".join((RUNS, self.run_id, *parts))]
 
     def has_file(self, *parts: str) -> bool:
-        return "/".join(("runs", self.run_id, *parts)) in self.files
+        return "/".join((RUNS, self.run_id, *parts)) in self.files
 
     def uploaded(self, *parts: str) -> bytes:
         """What was uploaded last to this path of the run's folder."""
-        return dict(self.uploads)["/".join(("runs", self.run_id, *parts))]
+        return dict(self.uploads)["/".join((RUNS, self.run_id, *parts))]
 
 
 @dataclass
@@ -164,6 +167,7 @@ class FakeSandboxes:
     ever: list[FakeSandbox] = field(default_factory=list)
     down: Exception | None = None
     lease_s: float = 900
+    problems: list[str] = field(default_factory=list)  # what close.py cannot close in a new one
     team_has: set[str] = field(default_factory=set)
     secrets: dict[str, tuple[StoredSecret, Secret]] = field(default_factory=dict)
     secrets_stored: list[str] = field(default_factory=list)  # every name, each time
@@ -180,6 +184,7 @@ class FakeSandboxes:
         lease_until = self.now() + timedelta(seconds=self.lease_s)
         self.last = FakeSandbox(self.created[-1], run.id, self.now(), self.scripts, self.now, lease_until)
         self.last.network = network
+        self.last.problems = list(self.problems)
         self.boxes[self.last.id] = self.last
         self.ever.append(self.last)
         return self.last.id
@@ -256,14 +261,17 @@ class FakeWorkbench:
             raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing", path=path)
         return self._box.files[path]
 
-    def run(self, argv: list[str], *, timeout_s: int) -> str:
-        """Only ever our supervisor: `python3 …/supervisor.py VERB JOB_DIR [--option value]…`."""
+    def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
+        """Only ever `…/supervisor.py VERB JOB_DIR [--option value]…` and `…/close.py VERB`."""
         box = self._box
-        box.commands.append(argv)
-        python, program, verb, job_dir, *rest = argv
-        assert python == "python3"
+        assert program.startswith("/"), program
         if program not in box.files:
             raise CommandFailed(2, f"python3: can't open file '{program}'")
+        if program.endswith("/close.py"):
+            box.checks += arguments
+            return json.dumps({"ok": not box.problems, "problems": box.problems, "closed": []})
+        box.commands.append(["python", program, *arguments])
+        verb, job_dir, *rest = arguments
         options = dict(zip(rest[::2], rest[1::2], strict=True))
         {"start": self._start, "look": lambda _: None, "stop": self._stop}[verb](job_dir)
         self._wait(job_dir, float(options.get("--wait-s", 0)))

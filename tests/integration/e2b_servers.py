@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.conformance.settings import STAND_IN, server_of
+from local.stack import STAND_IN
+from shared.config import SANDBOX_AGENT_PATH
+from tests.conformance.settings import server_of
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
@@ -15,6 +17,10 @@ PATIENCE_S = 60
 # The module to run, and options beside those of `python -m local.e2b`. All tests that start a server take it from here.
 E2B_SERVER = server_of(os.environ)
 REAL_ENVD = E2B_SERVER != STAND_IN
+# How E2BSandboxes finds programs in a sandbox of this server.
+LOCAL_SANDBOX = {"python": "/opt/python/bin/python3", "agent_path": "/opt/python/bin:/usr/bin:/bin"}
+if REAL_ENVD:
+    LOCAL_SANDBOX = {"python": "/usr/bin/python3", "agent_path": SANDBOX_AGENT_PATH}
 # Two sandboxes or secrets a page, so that a handful of them fill several.
 PROGRAM = (
     "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"

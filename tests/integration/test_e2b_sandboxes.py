@@ -1,8 +1,10 @@
 """E2BSandboxes through the real SDK against the local E2B server: what the executor's steps build on."""
 
+import json
 import tempfile
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from e2b import Sandbox, SandboxState
@@ -14,7 +16,7 @@ from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
 from shared.domain.run import AgentName, Phase, Run, RunStatus
 from shared.domain.secret import Secret
-from tests.integration.e2b_servers import API_KEY, Server, speak_to
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, speak_to
 from tests.waiting import wait_for
 
 DEPLOYMENT = "test"
@@ -47,7 +49,13 @@ def all_sandboxes():
 
 def e2b(**changes):
     options = {"api_key": Secret(API_KEY), "template": "agents", "deployment": DEPLOYMENT, "lease_s": LEASE_S}
-    return E2BSandboxes(**options | changes)
+    return E2BSandboxes(**options | LOCAL_SANDBOX | changes)
+
+
+def run(bench, program, *arguments, timeout_s=PATIENCE_S):
+    """The last line that a program of this text prints in the sandbox."""
+    bench.upload({"/root/program.py": program.encode()})
+    return bench.run_python("/root/program.py", *arguments, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -193,7 +201,7 @@ def test_one_that_is_killed_while_it_is_used_is_not_taken_for_gone_until_attachi
     bench = sandboxes.attach(created)
     sandboxes.kill(created)
 
-    for use in (lambda: bench.run(["true"], timeout_s=60), lambda: bench.read("x"), lambda: bench.upload({"x": b""})):
+    for use in (lambda: run(bench, "pass"), lambda: bench.read("/x"), lambda: bench.upload({"/x": b""})):
         with pytest.raises(Unavailable):
             use()
     with pytest.raises(SandboxGone):
@@ -206,16 +214,16 @@ def test_one_that_is_paused_while_it_is_used_goes_on_with_the_next_step(sandboxe
     Sandbox.pause(created)
 
     with pytest.raises(Unavailable):
-        bench.run(["true"], timeout_s=60)
+        run(bench, "pass")
 
-    assert sandboxes.attach(created).run(["echo", "awake"], timeout_s=60) == "awake\n"
+    assert run(sandboxes.attach(created), "print('awake')") == "awake"
 
 
 # --- working in it
 
 
 def test_files_come_back_byte_for_byte_and_folders_are_made(bench):
-    files = {"runs/1/a.bin": bytes(range(256)), "runs/1/deep/er/empty": b"", "runs/1/big": b"x" * 3_000_000}
+    files = {"/root/1/a.bin": bytes(range(256)), "/root/1/deep/er/empty": b"", "/root/1/big": b"x" * 3_000_000}
 
     bench.upload(files)
 
@@ -224,25 +232,31 @@ def test_files_come_back_byte_for_byte_and_folders_are_made(bench):
 
 def test_a_file_that_is_not_there_fails_the_run_and_not_the_attempt(bench):
     with pytest.raises(RunFailed) as failure:
-        bench.read("nothing/here")
+        bench.read("/nothing/here")
     assert failure.value.error_code == "sandbox_file_missing"
 
 
-def test_commands_run_as_root_in_roots_home_where_uploads_begin(bench):
-    bench.upload({"here": b"x"})
+def test_a_program_has_roots_environment_and_nothing_else(bench):
+    shown = json.loads(run(bench, "import json, os; print(json.dumps([dict(os.environ), os.getcwd()]))"))
+    env, folder = shown
 
-    assert bench.run(["sh", "-c", 'echo "$USER"; ls'], timeout_s=60).splitlines() == ["root", "here"]
+    assert (env["USER"], env["LOGNAME"], env["PATH"]) == ("root", "root", "/usr/sbin:/usr/bin:/sbin:/bin")
+    assert env["HOME"].endswith("/root")
+    # The interpreter's own wrapper and locale, where the stand-in brings one
+    allowed = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "AGENT_USER", "AGENT_HOME", "AGENT_PATH"}
+    assert set(env) - {"LD_LIBRARY_PATH", "LC_CTYPE", "PWD", "SHLVL", "_"} == allowed
+    assert folder in ("/", str(Path(env["HOME"]).parent))
 
 
 def test_arguments_arrive_as_they_are_whatever_the_shell_thinks_of_them(bench):
-    words = ["a b", "$HOME", "`id`", "'\"", "*", "é", "-n"]
+    words = ["a b", "$HOME", "`id`", "'\"", "*", "é", "-n", "\n"]
 
-    assert bench.run(["printf", "%s\\n", *words], timeout_s=60).splitlines() == words
+    assert json.loads(run(bench, "import json, sys; print(json.dumps(sys.argv[1:]))", *words)) == words
 
 
-def test_a_command_that_exits_non_zero_is_told_with_its_stderr(bench):
+def test_a_program_that_exits_non_zero_is_told_with_its_stderr(bench):
     with pytest.raises(CommandFailed) as failure:
-        bench.run(["sh", "-c", "echo why >&2; exit 7"], timeout_s=60)
+        run(bench, "import sys; sys.stderr.write('why\\n'); sys.exit(7)")
 
     assert failure.value.context == {"exit_code": 7, "stderr": "why\n"}
     assert failure.value.retryable
@@ -250,14 +264,14 @@ def test_a_command_that_exits_non_zero_is_told_with_its_stderr(bench):
 
 def test_a_command_for_which_the_disk_has_no_room_fails_the_run_and_not_the_attempt(bench):
     with pytest.raises(RunFailed) as failure:
-        bench.run(["dd", "if=/dev/zero", "of=/dev/full", "count=1"], timeout_s=60)
+        run(bench, "with open('/dev/full', 'w') as full: full.write('x')")
 
     assert failure.value.error_code == "sandbox_full"
 
 
 def test_a_command_that_does_not_end_is_given_up(bench):
     with pytest.raises(Unavailable):
-        bench.run(["sleep", "60"], timeout_s=1)
+        run(bench, "import time; time.sleep(60)", timeout_s=1)
 
 
 def test_a_job_runs_on_between_two_attachments(sandboxes):
@@ -331,9 +345,9 @@ def test_a_server_that_goes_down_under_an_attached_sandbox_is_unavailable(monkey
         server.stop()
 
         with pytest.raises(Unavailable):
-            bench.run(["true"], timeout_s=5)
+            run(bench, "pass", timeout_s=5)
         with pytest.raises(Unavailable):
-            bench.read("x")
+            bench.read("/x")
 
 
 @pytest.mark.parametrize(

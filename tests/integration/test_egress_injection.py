@@ -28,7 +28,7 @@ from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 from tests.fakes.executor import ANTHROPIC_KEY, GIT_TOKEN, SESSION, World
 from tests.fakes.sandboxes import FakeSandboxes
-from tests.integration.e2b_servers import API_KEY, Server, speak_to
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, speak_to
 
 BASIC = base64.b64encode(f"x-access-token:{GIT_TOKEN}".encode()).decode()
 LITERALS = (GIT_TOKEN, BASIC, ANTHROPIC_KEY, base64.b64encode(GIT_TOKEN.encode()).decode())
@@ -110,7 +110,7 @@ def server_without(servers, monkeypatch):
 
 
 def e2b(deployment="test"):
-    return E2BSandboxes(api_key=Secret(API_KEY), template="agents", deployment=deployment, lease_s=300)
+    return E2BSandboxes(api_key=Secret(API_KEY), template="agents", deployment=deployment, lease_s=300, **LOCAL_SANDBOX)
 
 
 def make_world(**settings):

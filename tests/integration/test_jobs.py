@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from functions.executor.agents import Diary
 from functions.executor.errors import CommandFailed
-from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, JobSpec, RunFolder
+from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, RUNS, JobSpec, RunFolder
 from shared.domain.run import Phase
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
@@ -30,24 +31,31 @@ class FolderWorkbench:
 
     def upload(self, files):
         for path, data in files.items():
-            target = self.root / path
+            target = self._inside(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
 
     def read(self, path):
-        return (self.root / path).read_bytes()
+        return self._inside(path).read_bytes()
 
-    def run(self, argv, *, timeout_s):
+    def run_python(self, *command, timeout_s):
         env = {"PATH": os.environ["PATH"], "AGENT_USER": "", "AGENT_HOME": str(self.root)}
-        done = subprocess.run(
-            argv, cwd=self.root, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            *(str(self._inside(word)) if word.startswith(RUNS) else word for word in command),
+        ]
+        done = subprocess.run(argv, cwd="/", env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode:
             raise CommandFailed(done.returncode, done.stderr)
         return done.stdout
 
     def has(self, path):
-        return (self.root / path).exists()
+        return self._inside(path).exists()
+
+    def _inside(self, path):
+        return self.root / Path(path).relative_to("/")
 
     def let_pass(self, seconds):
         time.sleep(seconds)
@@ -290,8 +298,8 @@ def test_a_setup_script_whose_commands_read_their_input_is_run_to_its_end(tmp_pa
     (tmp_path / "repo").mkdir()
 
     run_id = world.run_row["id"]
-    start = ["python3", f"runs/{run_id}/supervisor.py", "start", f"runs/{run_id}/setup"]
-    bench.run([*start, "--wait-s", str(PATIENCE_S)], timeout_s=60)
+    run = f"{RUNS}/{run_id}"
+    bench.run_python(f"{run}/supervisor.py", "start", f"{run}/setup", "--wait-s", str(PATIENCE_S), timeout_s=60)
 
     state = RunFolder(bench, run_id).look("setup")
     assert (state.exit_code, state.chunk) == (1, b"after cat\n")  # 1: bash -e, with pipefail

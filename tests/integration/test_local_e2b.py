@@ -1,6 +1,8 @@
 """The local E2B server, driven by the unmodified SDK: what our executor relies on, and where real envd bites."""
 
+import base64
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -13,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -36,9 +39,16 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import FileType
 
-from local.e2b.isolation import Bubblewrap, PlainProcess, installation, why_not_isolated
+from local.e2b.isolation import (
+    SANDBOX_PYTHON,
+    Bubblewrap,
+    PlainProcess,
+    agent_path,
+    installation,
+    why_not_isolated,
+)
+from local.stack import STAND_IN
 from tests.bubblewrap import bubblewrap_works
-from tests.conformance.settings import STAND_IN
 from tests.integration.e2b_servers import E2B_SERVER, REAL_ENVD
 
 PROJECT = Path(__file__).parents[2]
@@ -58,6 +68,7 @@ class Server:
     isolation: str
     log: Path
     separates_users: bool
+    folder: Path
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
@@ -88,7 +99,7 @@ def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
         name, _, url = process.stdout.readline().strip().partition("=")
     assert name == "E2B_API_URL", (folder / "log").read_text()
     separates_users = isolation == ENVD or (isolation == "bubblewrap" and os.geteuid() == 0 and not as_nobody)
-    return Server(process, url, folder / "root", isolation, folder / "log", separates_users)
+    return Server(process, url, folder / "root", isolation, folder / "log", separates_users, folder)
 
 
 def install_an_agent(folder):
@@ -187,14 +198,17 @@ def test_a_command_answers_with_its_output_and_exit_code(sandbox):
     assert (failure.value.exit_code, failure.value.stdout) == (7, "partly\n")
 
 
+def place(server, sandbox, path):
+    """Where a program in the sandbox finds what is at this path in one of E2B's."""
+    return f"{server.root}/{sandbox.sandbox_id}{path}" if server.isolation == "process" else path
+
+
 @pytest.mark.parametrize("user", ["root", "agent", "user"])
-def test_a_command_starts_in_the_home_of_its_user(server, sandbox, user):
-    lines = sandbox.commands.run('pwd; echo "$HOME"; echo "$USER"', user=user).stdout.splitlines()
+def test_a_command_starts_in_the_templates_folder_whoever_its_user_is(server, sandbox, user):
+    lines = sandbox.commands.run('pwd; echo "$HOME"; echo "$USER $LOGNAME"', user=user).stdout.splitlines()
 
     home = "/root" if user == "root" else f"/home/{user}"
-    if server.isolation == "process":
-        home = f"{server.root}/{sandbox.sandbox_id}{home}"
-    assert lines == [home, home, user]
+    assert lines == [place(server, sandbox, "/home/user"), place(server, sandbox, home), f"{user} {user}"]
 
 
 def test_the_default_user_is_user(sandbox):
@@ -206,18 +220,79 @@ def test_an_unknown_user_is_refused(sandbox):
         sandbox.commands.run("true", user="mallory")
 
 
-def test_the_environment_is_clean_and_names_the_agents_account(server, sandbox, monkeypatch):
-    lines = sandbox.commands.run("env", envs={"MINE": "a b"}).stdout.splitlines()
+@pytest.mark.parametrize("user", ["root", "agent"])
+def test_the_environment_is_envds_and_nothing_of_ours(server, sandbox, user):
+    lines = sandbox.commands.run("/usr/bin/env", user=user, envs={"MINE": "a b"}).stdout.splitlines()
     env = dict(line.split("=", 1) for line in lines)
 
-    assert env["MINE"] == "a b"
-    assert env["LANG"] == "C.UTF-8"
-    assert env["AGENT_USER"] == ("agent" if server.separates_users else "")
-    assert env["AGENT_HOME"].endswith("/home/agent")
-    assert env["E2B_SANDBOX_ID"] == sandbox.sandbox_id
-    assert "E2B_API_KEY" not in env
-    assert "VIRTUAL_ENV" not in env
-    assert env.get("IS_SANDBOX") == ("1" if server.isolation == "process" else None)
+    of_bash = ["SHLVL", "PWD", "_"]
+    of_envd = {"PATH", "HOME", "USER", "LOGNAME", "E2B_SANDBOX", "E2B_SANDBOX_ID", "E2B_TEMPLATE_ID", "MINE"}
+    of_login = {"SHELL", "PS1"}
+    assert {name: env.pop(name) for name in of_bash}["PWD"].endswith("/home/user")
+    if server.isolation == "process":  # its login files are the machine's
+        assert set(env) - of_login >= of_envd
+        assert not set(env) & {"AGENT_USER", "AGENT_HOME", "IS_SANDBOX", "LANG", "TERM", "TMPDIR", "E2B_API_KEY"}
+        return
+    assert set(env) == of_envd | of_login
+    assert (env["E2B_SANDBOX"], env["E2B_SANDBOX_ID"], env["SHELL"]) == ("true", sandbox.sandbox_id, "/bin/bash")
+    ordinary = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
+    root = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert env["PATH"] == (root if user == "root" and server.separates_users else ordinary)
+
+
+def start_without_login(server, sandbox, *argv, **process):
+    """Start a program as it is, without the shell of the SDK, as its user agent. What it printed."""
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, **sandbox.connection_config.sandbox_headers}
+    headers |= {"Authorization": f"Basic {base64.b64encode(b'agent:').decode()}"}
+    body = json.dumps({"process": {"cmd": argv[0], "args": list(argv[1:]), **process}, "stdin": False}).encode()
+    headers |= {"Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}
+    content = b"\0" + len(body).to_bytes(4, "big") + body
+    answer = httpx.post(f"{server.url}/process.Process/Start", headers=headers, content=content, timeout=60)
+    printed, left = b"", answer.content
+    while left:
+        size = int.from_bytes(left[1:5], "big")
+        message, left = json.loads(left[5 : 5 + size]), left[5 + size :]
+        printed += base64.b64decode(message.get("event", {}).get("data", {}).get("stdout", ""))
+    return printed.decode()
+
+
+def test_without_login_files_only_what_envd_sets_is_there(server, sandbox):
+    lines = start_without_login(server, sandbox, "/usr/bin/env").splitlines()
+    env = dict(line.split("=", 1) for line in lines if not line.startswith(("PWD=", "_=", "OLDPWD=", "SHLVL=")))
+
+    assert env == {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": place(server, sandbox, "/home/agent"),
+        "USER": "agent",
+        "LOGNAME": "agent",
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": sandbox.sandbox_id,
+        "E2B_TEMPLATE_ID": "base",
+    }
+
+
+def test_variables_come_on_top_of_envds_but_for_its_own(make_sandbox):
+    sandbox = make_sandbox(envs={"LOGNAME": "created", "E2B_SANDBOX": "no"})
+
+    shown = 'echo "$LOGNAME $E2B_SANDBOX"'
+    assert sandbox.commands.run(shown).stdout == "created true\n"
+    assert sandbox.commands.run(shown, envs={"LOGNAME": "asked", "E2B_SANDBOX": "no"}).stdout == "asked no\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_a_command_is_the_first_to_go_without_memory_and_leaves_no_core(sandbox):
+    mine = int(Path("/proc/self/oom_score_adj").read_text())
+
+    lines = sandbox.commands.run("cat /proc/self/oom_score_adj; ulimit -c; ulimit -Hc").stdout.splitlines()
+
+    assert lines == [str(max(100, mine)), "0", "0"]
+
+
+def test_a_program_that_is_missing_ends_with_127(sandbox):
+    with pytest.raises(CommandExitException) as end:
+        sandbox.commands.run("/nowhere/program")
+    assert end.value.exit_code == 127
+    assert "No such file" in end.value.stderr
 
 
 def test_sandbox_variables_reach_every_command(make_sandbox):
@@ -231,6 +306,10 @@ def test_a_relative_cwd_starts_at_the_home_and_a_missing_one_is_refused(sandbox)
     sandbox.files.make_dir("work", user="agent")
 
     assert sandbox.commands.run("basename $PWD", cwd="work", user="agent").stdout == "work\n"
+    assert sandbox.commands.run("basename $PWD", cwd="~/work", user="agent").stdout == "work\n"
+    assert sandbox.commands.run("basename $PWD", cwd="~", user="agent").stdout == "agent\n"
+    with pytest.raises(InvalidArgumentException, match="cannot expand user-specific home dir"):
+        sandbox.commands.run("true", cwd="~agent/work")
     with pytest.raises(InvalidArgumentException, match="does not exist"):
         sandbox.commands.run("true", cwd="nowhere")
 
@@ -241,14 +320,95 @@ def test_a_command_line_the_kernel_refuses_is_an_invalid_argument(sandbox):
     assert sandbox.commands.run("echo fine").stdout == "fine\n"
 
 
-def test_python_git_and_the_extra_tools_are_there_for_the_agent(sandbox):
-    script = """
+# What the executor sends, word for word: every program of ours is started like this.
+PROGRAM = """
+import json, os, shutil, subprocess, sys
+agent = subprocess.run(["claude"], env={"PATH": os.environ["AGENT_PATH"]}, capture_output=True, text=True)
+named = subprocess.run(["python3", "-c", "print(1 + 1)"], env={"PATH": os.environ["AGENT_PATH"]}, capture_output=True)
+print(json.dumps({
+    "cwd": os.getcwd(), "env": dict(os.environ), "arguments": sys.argv[1:], "uid": os.getuid(),
+    "agent": agent.stdout, "python3": named.stdout.decode(), "git": shutil.which("git"),
+}))
+open(os.path.join(os.environ["AGENT_HOME"], "made"), "w").close()
+"""
+
+
+def start_a_program(server, sandbox, python=SANDBOX_PYTHON):
+    run = "/root/runs/1a2b"
+    sandbox.files.write(f"{run}/supervisor.py", PROGRAM, user="root")
+    path = agent_path([server.folder / "agent/bin"])
+    line = (
+        "/usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 AGENT_USER=agent "
+        f"AGENT_HOME=/home/agent AGENT_PATH={path} {python} -IS {run}/supervisor.py look {run}/agent --all /code /tmp"
+    )
+    return json.loads(sandbox.commands.run(line, user="root", cwd="/").stdout)
+
+
+def test_the_executors_command_line_means_the_same_whatever_the_isolation(server, sandbox):
+    told = start_a_program(server, sandbox)
+
+    def at(path):
+        return place(server, sandbox, path)
+
+    env = told["env"]
+    assert told["cwd"] == at("/").rstrip("/") or told["cwd"] == "/"
+    assert told["arguments"] == ["look", at("/root/runs/1a2b/agent"), "--all", "/code", at("/tmp")]
+    assert (env["PATH"], env["HOME"], env["LANG"]) == ("/usr/sbin:/usr/bin:/sbin:/bin", at("/root"), "C.UTF-8")
+    assert (env["AGENT_USER"], env["AGENT_HOME"]) == (
+        "" if server.isolation == "process" else "agent",
+        at("/home/agent"),
+    )
+    mark = {"E2B_SANDBOX_ID"} if server.isolation == "process" else set()
+    of_its_start = {"LC_CTYPE", "LD_LIBRARY_PATH", "PWD", "OLDPWD", "SHLVL", "_"}  # Python's, and a shell's before it
+    assert set(env) - of_its_start == {"PATH", "HOME", "LANG", "AGENT_USER", "AGENT_HOME", "AGENT_PATH"} | mark
+    assert (told["agent"], told["python3"]) == ("the agent\n", "2\n")
+    assert told["uid"] == (0 if server.separates_users else told["uid"])
+    assert (server.root / sandbox.sandbox_id / "home/agent/made").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/root", "{}/root"),
+        ("HOME=/home/agent PATH=/tmp:/bin", "HOME={}/home/agent PATH={}/tmp:/bin"),
+        ("cat '/root/a b' \"/tmp/c\"", "cat '{}/root/a b' \"{}/tmp/c\""),
+        ("/opt/host/root/cli/bin:/opt/host/tmp/x", "/root/cli/bin:/tmp/x"),
+        ("AGENT_USER=agent AGENT_USER=agents", "AGENT_USER= AGENT_USER=agents"),
+        ("/rootfs ./tmp a/tmp ~/tmp /home /home/agents /home/agent-1", None),
+        ("$HOME/tmp ${HOME}/tmp https://example.org/root x@/tmp /tmp.txt", None),
+    ],
+)
+def test_without_isolation_a_command_line_is_changed_only_where_it_names_a_place_of_the_sandbox(
+    tmp_path, written, meant
+):
+    isolation, folder = PlainProcess([], tmp_path / "bin"), Path("/data/i1")
+    wanted = written if meant is None else meant.replace("{}", str(folder))
+
+    assert isolation.localized(folder, ["/bin/bash", "-l", "-c", written]) == ["/bin/bash", "-l", "-c", wanted]
+
+
+def test_without_isolation_the_shell_reads_a_place_as_it_is_whatever_its_name(tmp_path):
+    folder = tmp_path / "it's a $(folder)"
+    isolation = PlainProcess([], tmp_path / "bin")
+    line = "printf '%s\\n' /root/a HOME=/root '/root/a b' \"/root/c\""
+
+    argv = isolation.localized(folder, ["/bin/bash", "-c", line])
+
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [f"{folder}/root/a", f"HOME={folder}/root", f"{folder}/root/a b", f"{folder}/root/c"]
+
+
+def test_git_and_python_are_there_for_the_agent(server, sandbox):
+    path = agent_path([server.folder / "agent/bin"])
+    script = f"""
+        export PATH={path}
         git init -q repo && cd repo && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one
         git log --format=%s
-        python3 -c 'import json, ssl, subprocess, sys; subprocess.run([sys.executable, "-c", "print(1 + 1)"], env={})'
+        python3 -c 'import json, ssl, subprocess, sys; subprocess.run([sys.executable, "-c", "print(1 + 1)"], env={{}})'
         claude
     """
-    assert sandbox.commands.run(script, user="agent").stdout.splitlines() == ["one", "2", "the agent"]
+    said = sandbox.commands.run(script, user="agent", cwd="~").stdout
+    assert said.splitlines() == ["one", "2", "the agent"]
 
 
 def test_a_folder_of_programs_never_brings_the_persons_home_along(tmp_path, monkeypatch):
@@ -400,18 +560,19 @@ def test_a_daemon_outlives_its_command_and_later_commands_know_its_pid(sandbox):
         "if os.fork(): os._exit(0)\n"
         "null = os.open(os.devnull, os.O_RDWR)\n"
         "for fd in (0, 1, 2): os.dup2(null, fd)\n"
-        "open('runs/x/pid', 'w').write(str(os.getpid()))\n"
+        "open('pid', 'w').write(str(os.getpid()))\n"
         "time.sleep(60)\n",
         user="root",
     )
-    sandbox.commands.run("python3 runs/x/supervisor.py", user="root", timeout=20)
+    start = f"{SANDBOX_PYTHON} /root/runs/x/supervisor.py"
+    sandbox.commands.run(start, user="root", cwd="/root/runs/x", timeout=20)
     pid = int(
         eventually(
             lambda: sandbox.files.exists("runs/x/pid", user="root") and sandbox.files.read("runs/x/pid", user="root")
         )
     )
 
-    alive = f"python3 -c 'import os; os.kill({pid}, 0); print(1)'"
+    alive = f"{SANDBOX_PYTHON} -c 'import os; os.kill({pid}, 0); print(1)'"
     assert sandbox.commands.run(alive, user="root").stdout == "1\n"
     sandbox.commands.run(f"kill -9 {pid}", user="root")
     eventually(lambda: sandbox.commands.run(f"kill -0 {pid} 2>/dev/null || echo gone", user="root").stdout)
@@ -446,8 +607,9 @@ def test_what_root_keeps_the_agent_cannot_read(server, sandbox):
     sandbox.files.write("secret", "key", user="root")
 
     assert sandbox.commands.run("cat /root/secret 2>/dev/null || echo no", user="agent").stdout == "no\n"
-    assert sandbox.commands.run("cat secret", user="root").stdout == "key"
-    assert sandbox.commands.run("id -u; id -un", user="agent").stdout == "1000\nagent\n"
+    assert sandbox.commands.run("cat /root/secret", user="root").stdout == "key"
+    assert sandbox.commands.run("id -u; id -un", user="agent").stdout == "1001\nagent\n"
+    assert sandbox.commands.run("id -u; id -un", user="user").stdout == "1000\nuser\n"
     assert sandbox.files.get_info(".", user="agent").owner == "agent"
 
 
@@ -455,14 +617,14 @@ def test_what_root_keeps_the_agent_cannot_read(server, sandbox):
 def test_root_may_become_the_agent_own_its_files_and_signal_it(server, sandbox):
     script = """
 import os, signal, subprocess
-os.makedirs("/home/agent/work"); os.chown("/home/agent/work", 1000, 1000)
-child = subprocess.Popen(["sleep", "60"], user=1000, group=1000, extra_groups=[], cwd="/home/agent/work")
+os.makedirs("/home/agent/work"); os.chown("/home/agent/work", 1001, 1001)
+child = subprocess.Popen(["sleep", "60"], user=1001, group=1001, extra_groups=[], cwd="/home/agent/work")
 os.kill(child.pid, signal.SIGTERM)
 print(child.wait(), os.stat("/home/agent/work").st_uid)
 """
     sandbox.files.write("try.py", script, user="root")
 
-    assert sandbox.commands.run("python3 try.py", user="root").stdout == "-15 1000\n"
+    assert sandbox.commands.run(f"{SANDBOX_PYTHON} /root/try.py", user="root").stdout == "-15 1001\n"
 
 
 @isolates
@@ -495,7 +657,9 @@ def test_sandboxes_do_not_see_each_other(server, make_sandbox):
 
 def test_a_planted_symlink_leads_nowhere_on_the_machine(server, sandbox, tmp_path):
     (tmp_path / "private").write_text("private")
-    sandbox.commands.run(f"ln -s {tmp_path} out; ln -s {tmp_path}/private file; ln -s ../../.. up", user="agent")
+    machine = f'"/"{shlex.quote(str(tmp_path)[1:])}'  # so that no place of the sandbox is named
+    links = f"ln -s {machine} out; ln -s {machine}/private file; ln -s ../../.. up"
+    sandbox.commands.run(links, user="agent", cwd="~")
 
     for path in ("out/private", "file", f"up{tmp_path}/private", f"../../../../../../..{tmp_path}/private"):
         with pytest.raises(SandboxException):
@@ -506,13 +670,13 @@ def test_a_planted_symlink_leads_nowhere_on_the_machine(server, sandbox, tmp_pat
     assert list(tmp_path.iterdir()) == [tmp_path / "private"]
 
 
-def test_a_planted_fifo_hangs_nobody(sandbox):
-    sandbox.commands.run("mkfifo pipe", user="agent")
+def test_a_planted_fifo_holds_its_own_client_up_and_nobody_else(sandbox):
+    sandbox.commands.run("mkfifo pipe")
 
-    with pytest.raises(SandboxException):
-        sandbox.files.read("pipe", user="agent")
-    with pytest.raises(SandboxException):
-        sandbox.files.write("pipe", "x", user="agent")
+    for use in (sandbox.files.read, partial(sandbox.files.write, data="x")):
+        with pytest.raises(Exception, match="timed out"):
+            use("pipe", request_timeout=1)
+    assert sandbox.commands.run("echo fine").stdout == "fine\n"
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -522,7 +686,9 @@ def test_a_relative_path_starts_at_the_home_of_its_user(sandbox):
     sandbox.files.write("runs/x/job.json", "{}", user="root")
 
     assert sandbox.files.read("runs/x/job.json", user="root") == "{}"
-    assert sandbox.commands.run("cat runs/x/job.json", user="root").stdout == "{}"
+    assert sandbox.commands.run("cat /root/runs/x/job.json; cat ~/runs/x/job.json", user="root").stdout == "{}{}"
+    with pytest.raises(CommandExitException):
+        sandbox.commands.run("cat runs/x/job.json", user="root")
     assert not sandbox.files.exists("runs/x/job.json", user="agent")
 
 
@@ -532,6 +698,9 @@ def test_absolute_paths_are_those_of_the_sandbox(server, sandbox):
 
     assert sandbox.files.read("a", user="agent") == "1"
     assert sandbox.files.read("~/a", user="agent") == "1"
+    for use in (sandbox.files.read, sandbox.files.list, partial(sandbox.files.write, data="x")):
+        with pytest.raises(InvalidArgumentException, match="cannot expand user-specific home dir"):
+            use("~agent/a")
     assert (server.root / sandbox.sandbox_id / "home/agent/a").read_text() == "1"
     assert (server.root / sandbox.sandbox_id / "tmp/b").read_text() == "2"
 
@@ -561,7 +730,7 @@ def test_files_are_listed_moved_and_removed(sandbox):
     assert (listed["deep"].type, listed["one"].type, listed["link"].type) == (
         FileType.DIR,
         FileType.FILE,
-        FileType.SYMLINK,
+        FileType.FILE,  # a link's type is that of its target
     )
     assert listed["link"].symlink_target.endswith("box/deep/one")
     assert (listed["one"].size, listed["one"].permissions) == (1, "-rw-r--r--")
@@ -637,7 +806,9 @@ def test_a_timeout_can_be_changed_and_connect_only_extends_it(sandbox):
 
 def test_a_paused_sandbox_stands_still_and_goes_on(server, sandbox):
     sandbox.commands.run(
-        "setsid bash -c 'while true; do echo >> ticks; sleep 0.02; done' </dev/null >/dev/null 2>&1 &", user="agent"
+        "setsid bash -c 'while true; do echo >> ticks; sleep 0.02; done' </dev/null >/dev/null 2>&1 &",
+        user="agent",
+        cwd="~",
     )
     ticks = server.root / sandbox.sandbox_id / "home/agent/ticks"
     eventually(lambda: ticks.exists() and ticks.stat().st_size > 2)
@@ -726,7 +897,7 @@ def test_twenty_sandboxes_work_side_by_side(make_sandbox):
     def work(n):
         sandbox = make_sandbox(metadata={"n": str(n)})
         sandbox.files.write("n", str(n), user="root")
-        return sandbox.commands.run("cat n; sleep 0.2", user="root").stdout
+        return sandbox.commands.run("cat n; sleep 0.2", user="root", cwd="/root").stdout
 
     with ThreadPoolExecutor(20) as pool:
         assert list(pool.map(work, range(20))) == [str(n) for n in range(20)]
@@ -924,7 +1095,9 @@ def test_a_closed_umask_does_not_end_the_isolation(tmp_path, monkeypatch):
     speak_to(server, monkeypatch)
     try:
         sandbox = Sandbox.create("base", timeout=60)
-        script = "claude; python3 -c 'print(1 + 1)'; cat /etc/passwd | wc -l; umask; ls /home/agent && echo > ~/file"
+        path = agent_path([tmp_path / "agent/bin"])
+        script = f"export PATH={path}; claude; python3 -c 'print(1 + 1)'; cat /etc/passwd | wc -l; umask"
+        script += "; ls /home/agent && echo > ~/file"
         result = sandbox.commands.run(script, user="agent")
         assert result.stdout.split() == ["the", "agent", "2", "4", "0022"]
     finally:

@@ -86,7 +86,7 @@ def test_clone_agent_and_collect_as_jobs(places, origin, run_job):
     spec = {"url": f"file://{origin}", "branch": "main", "depth": 50, "token_file": None, "base_git": "base.git"}
     (run / "clone.json").write_text(json.dumps({**spec, "work_tree": "repo", "timeout_s": 60}))
 
-    cloned = json.loads(run_job("clone", [sys.executable, "clone.py", "clone.json"], "root", "runs/r1"))
+    cloned = json.loads(run_job("clone", ["clone.py", "clone.json"], "root", "runs/r1"))
     assert cloned["ok"], cloned
     told = run_job("agent", ["python3", "-c", f"RUN = {str(run)!r}\n{AGENT}"], "agent", "repo")
     if os.getuid() == 0:
@@ -94,7 +94,7 @@ def test_clone_agent_and_collect_as_jobs(places, origin, run_job):
     who = {"author_name": "Ada", "author_email": "ada@example.com", "message": "AI: x", "limits": {}}
     base = {"base_git": "base.git", "base_commit": cloned["base_commit"], "work_tree": "repo", "out": "result.json"}
     (run / "collect.json").write_text(json.dumps({**base, **who}))
-    collected = json.loads(run_job("collect", [sys.executable, "collect.py", "collect.json"], "root", "runs/r1"))
+    collected = json.loads(run_job("collect", ["collect.py", "collect.json"], "root", "runs/r1"))
 
     assert collected["ok"], collected
     result = json.loads((run / "result.json").read_text())

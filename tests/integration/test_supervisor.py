@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +37,9 @@ JOB = {
 class Job:
     """A job's folder and the three commands."""
 
-    def __init__(self, folder, home, **environment):
+    def __init__(self, folder, home, program=PROGRAM, **environment):
         self.folder = folder
+        self.program = program
         self.environment = {
             "PATH": os.environ["PATH"],
             "AGENT_USER": "",
@@ -53,7 +55,7 @@ class Job:
 
     def call(self, command, *options, cwd="/"):
         return subprocess.run(
-            [sys.executable, PROGRAM, command, self.folder, *options],
+            [sys.executable, self.program, command, self.folder, *options],
             env=self.environment,
             cwd=cwd,
             capture_output=True,
@@ -98,6 +100,23 @@ def home(tmp_path):
 def job(tmp_path, home):
     job = Job(tmp_path / "job", home)
     yield job
+    if job.folder.exists():
+        job.stop()
+
+
+@pytest.fixture
+def own_program(tmp_path, home):
+    """A factory of jobs of root: a program of ours beside a supervisor, and its arguments."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    shutil.copy(PROGRAM, programs)
+    job = Job(tmp_path / "job", home, program=programs / PROGRAM.name)
+
+    def write(text, *arguments):
+        (programs / "own.py").write_text(text)
+        return job.write("own.py", *arguments, user="root", cwd="/")
+
+    yield write
     if job.folder.exists():
         job.stop()
 
@@ -243,7 +262,6 @@ def test_a_look_waits_for_the_end_and_no_longer(job, home):
 
 def test_the_environment_is_clean_and_files_are_closed(job, home):
     job.environment["AWS_SECRET_ACCESS_KEY"] = "ours"
-    job.environment["SSL_CERT_FILE"] = "/ca.pem"
     job.write(
         sys.executable,
         "-c",
@@ -261,17 +279,33 @@ def test_the_environment_is_clean_and_files_are_closed(job, home):
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "IS_SANDBOX": "1",
-        "SSL_CERT_FILE": "/ca.pem",
         "SANDBOX_JOB": str(job.folder),
         "A": "b",
     }
     assert set(files) <= {"0", "1", "2", "3"}  # 3 lists the folder
 
 
-def test_roots_own_jobs_know_for_whom_they_work(job, home):
-    answer = job.write("sh", "-c", 'echo "[$AGENT_USER] $AGENT_HOME"; pwd', user="root", cwd="/").run()
+def test_roots_own_jobs_know_for_whom_they_work(own_program, home):
+    job = own_program("import os\nprint([os.environ['AGENT_USER']], os.environ['AGENT_HOME'], os.getcwd())")
 
-    assert answer["text"] == f"[] {home}\n/\n"
+    assert job.run()["text"] == f"[''] {home} /\n"
+
+
+def test_root_runs_programs_of_ours_only_isolated_from_what_else_python_imports(own_program):
+    job = own_program("import sys; print(sys.flags.isolated, sys.flags.no_site, sys.argv[1:])", "a", "b")
+
+    assert job.run()["text"] == "1 1 ['a', 'b']\n"
+    for program in ("sh", "/bin/sh", "../home/other.py"):
+        other = Job(job.folder.with_name("other"), job.folder, program=job.program)
+        answer = other.write(program, "-c", "echo ran", user="root", cwd="/").run()
+        assert (answer["text"], answer["exit_code"]) == ("", 2), program
+        shutil.rmtree(other.folder)
+
+
+def test_the_agent_has_a_path_of_its_own(job):
+    job.environment |= {"PATH": "/usr/bin:/bin", "AGENT_PATH": "/opt/agents/bin:/usr/bin:/bin"}
+
+    assert job.write("sh", "-c", "echo $PATH").run()["text"] == "/opt/agents/bin:/usr/bin:/bin\n"
 
 
 def test_secrets_reach_the_job_and_nothing_else(job, home):
@@ -585,8 +619,9 @@ def test_a_crashed_agents_share_of_the_disk_is_free_again_once_it_was_stopped(jo
     assert not (job.folder / "state" / "ballast").exists()
 
 
-def test_our_own_jobs_may_have_the_whole_disk(job):
-    job.write("sleep", "60", user="root").start()
+def test_our_own_jobs_may_have_the_whole_disk(own_program):
+    job = own_program("import time; time.sleep(60)")
+    job.start()
 
     assert not (job.folder / "state" / "ballast").exists()
 
@@ -664,13 +699,17 @@ class TestAsAnotherUser:
         assert answer["state"] == "ended"
         assert [process for process in psutil.process_iter() if mark in command_of(process)] == []
 
-    def test_a_job_of_root_stays_root(self, job):
-        assert job.write("id", "-u", user="root", cwd="/").run()["text"] == "0\n"
+    def test_a_job_of_root_stays_root(self, job, tmp_path):
+        job.program = tmp_path / PROGRAM.name
+        shutil.copy(PROGRAM, job.program)
+        (tmp_path / "who.py").write_text("import os; print(os.getuid())")
+        assert job.write("who.py", user="root", cwd="/").run()["text"] == "0\n"
 
-    def test_a_user_that_does_not_exist_is_refused(self, job):
-        job.environment["AGENT_USER"] = "no-such-user"
+    @pytest.mark.parametrize("user", ["no-such-user", "root"])
+    def test_a_user_that_does_not_exist_or_is_root_is_refused(self, job, user):
+        job.environment["AGENT_USER"] = user
         done = job.write("true").call("start")
 
         assert done.returncode == 2
-        assert "no-such-user" in done.stderr
+        assert user in done.stderr
         assert job.look()["state"] == "absent"

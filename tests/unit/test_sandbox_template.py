@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from e2b import Template
 
+from functions.executor.jobs import PROGRAM_NAMES
+from sandbox import close
 from sandbox.template import ROOT, SandboxTemplate
 
-BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-PROGRAMS = ("supervisor.py", "clone.py", "collect.py")
+PROGRAMS = PROGRAM_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +50,26 @@ def test_both_agents_are_installed_in_pinned_versions(steps):
     assert "@openai/codex@${CODEX_VERSION}" in install
 
 
-def test_everything_trusts_the_certificates_of_the_system(steps):
-    environment = dict(pair for args in commands(steps, "ENV") for pair in zip(args[::2], args[1::2], strict=True))
-    assert {environment[name] for name in ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "GIT_SSL_CAINFO")} == {BUNDLE}
-    assert environment["AGENT_USER"] == "agent"
+def test_nothing_that_runs_need_is_left_to_variables_of_the_image_which_no_sandbox_has(steps):
+    named = {name for args in commands(steps, "ENV") for name in args[::2]}
+    assert named == {"CLAUDE_CODE_VERSION", "CODEX_VERSION"}  # the parser's form of ARG: for the build itself
+
+
+def test_the_image_is_closed_by_root_after_the_scripts_of_e2b(template):
+    built = json.loads(Template.to_json(template.steps()))
+    copied = {args[1]: args[0] for args in commands(built["steps"], "COPY")}
+    _python, *flags, program, verb = built["startCmd"].split()
+
+    assert (copied[program], flags, verb) == ("sandbox/close.py", ["-I", "-S"], "build")
+    assert [args[0] for args in commands(built["steps"], "USER")][-1] == "root"  # the user of the start command
+    assert built["readyCmd"].split()[-1] == str(close.PROCESSES)  # written last
 
 
 def test_the_agent_is_made_by_useradd_and_never_gets_sudo(steps, template):
     text = (ROOT / template.dockerfile).read_text()
     assert not re.search(r"^\s*USER\b", text, re.MULTILINE)
     assert "sudo" not in " ".join(args[0] for args in commands(steps, "RUN"))
-    assert [args[0] for args in commands(steps, "USER")] == ["root", "user"]  # both are the parser's own
+    assert [args[0] for args in commands(steps, "USER")] == ["root", "user", "root"]  # two are the parser's own
     assert any("useradd --create-home --shell /bin/bash agent" in args[0] for args in commands(steps, "RUN"))
 
 

@@ -31,7 +31,7 @@ LIMITS = {
     "total_bytes": collecting.LIMITS["rows_bytes"],
 }
 # Nobody waits for it, and the agent's own programs go first.
-LOW_PRIORITY = ("nice", "-n", "10")
+NICENESS = 10
 
 
 class Looked(NamedTuple):
@@ -53,9 +53,7 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Loo
         if age_s - mark.get("begun_s", 0) < ports.settings.checkpoint_every_s:
             return Looked()
         number = mark.get("number", 0) + 1
-        spec = collecting.collector(
-            run, _job(number), folder.path(), out=RESULT_FILE, limits=LIMITS, prefix=LOW_PRIORITY
-        )
+        spec = collecting.collector(run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
         folder.start(_job(number), spec, wait_s=0)
         logger.info("checkpoint.begun", extra={"number": number})

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from functions.executor.agents import ReaderState
-from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.jobs import JobSpec, JobState
 from functions.executor.phases import handover, setup
 from functions.executor.phases.agent import model_access
 from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of, repository_of
@@ -26,7 +26,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     folder = folder_of(run, ports)
     state = folder.look(JOB)
     if state.absent:
-        state = folder.start(JOB, _clone(run, ports, secrets, folder), wait_s=START_WAIT_S)
+        state = folder.start(JOB, _clone(run, ports, secrets), wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
     cloned = _report(state)
@@ -50,7 +50,7 @@ def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str
     return start.to_json()
 
 
-def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
+def _clone(run: Run, ports: Ports, secrets: StepSecrets) -> JobSpec:
     repository = repository_of(run, ports)
     try:
         branch = branch_name(run.branch)  # of the same row, which is not trusted
@@ -77,9 +77,8 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> J
     if patch:
         files[PATCH_FILE] = patch.encode()
     return JobSpec(
-        argv=("python3", "clone.py", f"{JOB}/spec.json"),
+        argv=("clone.py", f"{JOB}/spec.json"),
         user="root",
-        cwd=folder.path(),
         timeout_s=ports.settings.clone_timeout_s + 30,
         env=handover.TRUSTING_E2B if by_egress else {},
         files=files,

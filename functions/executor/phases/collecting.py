@@ -50,7 +50,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     state = folder.look(JOB)
     if state.absent:
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
-        spec = collector(run, JOB, folder.path(), out=RESULT_FILE, apart=contents.FOLDER)
+        spec = collector(run, JOB, out=RESULT_FILE, apart=contents.FOLDER)
         state = folder.start(JOB, spec, wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
@@ -66,14 +66,13 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 def collector(
     run: Run,
     job: str,
-    cwd: str,
     *,
     out: str,
     apart: str | None = None,
     limits: Mapping[str, int] = LIMITS,
-    prefix: tuple[str, ...] = (),
+    niceness: int = 0,
 ) -> JobSpec:
-    """The job that writes all that has changed to the file `out` of the run's folder; `prefix` runs it.
+    """The job that writes all that has changed to the file `out` of the run's folder.
 
     `apart` is the folder for contents that are too large for that file; None: one of the file's own.
     """
@@ -92,9 +91,9 @@ def collector(
         "secret_shapes": KEY_SHAPES,
     }
     return JobSpec(
-        argv=(*prefix, "python3", "collect.py", f"{job}/spec.json"),
+        argv=("collect.py", f"{job}/spec.json"),
         user="root",
-        cwd=cwd,
+        niceness=niceness,
         timeout_s=TIMEOUT_S,
         files={"spec.json": json.dumps(spec).encode()},
     )

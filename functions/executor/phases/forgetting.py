@@ -41,9 +41,8 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Job
     users = [*preferences.secrets(), token]
     spec = {"files": AGENTS[run.agent].secret_files, "work_tree": WORK_TREE}
     return JobSpec(
-        argv=("python3", "forget.py", f"{JOB}/spec.json"),
+        argv=("forget.py", f"{JOB}/spec.json"),
         user="root",
-        cwd=folder.path(),
         timeout_s=TIMEOUT_S,
         secret_env={"OUR_SECRETS": _listed([ours]), "USERS_SECRETS": _listed(users)},
         files={"spec.json": json.dumps(spec).encode()},

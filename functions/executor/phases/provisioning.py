@@ -9,10 +9,12 @@ from typing import Any
 from functions.executor.agents import ReaderState
 from functions.executor.errors import SandboxGone
 from functions.executor.jobs import RunFolder
+from functions.executor.phases import closing
 from functions.executor.phases.agent import model_access
 from functions.executor.phases.handover import network_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import RunFailed
 from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret
 from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunKind
@@ -23,7 +25,7 @@ MAX_RESUMES = 3
 
 
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
-    """Resume the sandbox that was kept, or find or create one; bring our programs into it, and save its id."""
+    """Resume the sandbox that was kept, or find or create one; bring our programs into it, close it, save its id."""
     preferences, problems = secrets.preferences()
     _, _, model = model_access(run.agent, ports.settings, preferences)  # a run that cannot succeed costs no sandbox
     network = network_of(run, ports, secrets)
@@ -41,9 +43,20 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         )
         return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
     sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run, network)
-    RunFolder(ports.sandboxes.attach(sandbox_id), run.id).install()
+    _prepare(sandbox_id, run, ports)
     changes: dict[str, Any] = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
     return Advance(phase=Phase.CLONING, changes=changes, events=events)
+
+
+def _prepare(sandbox_id: str, run: Run, ports: Ports) -> None:
+    """Bring our programs into the new sandbox and close it. One that cannot be closed is killed: raises RunFailed."""
+    folder = RunFolder(ports.sandboxes.attach(sandbox_id), run.id)
+    folder.install()
+    try:
+        closing.close(folder)
+    except RunFailed:
+        ports.sandboxes.kill(sandbox_id)
+        raise
 
 
 def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
@@ -52,11 +65,13 @@ def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
         return False
     if run.kind is RunKind.FOLLOW_UP and run.attempt <= MAX_RESUMES:
         try:
-            RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id).install()
-            ports.sandboxes.set_network(run.sandbox_id, network)
+            folder = RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id)
+            folder.install()
+            if closing.is_still_closed(folder):
+                ports.sandboxes.set_network(run.sandbox_id, network)
+                return True
         except SandboxGone:
             return False
-        return True
     ports.sandboxes.kill(run.sandbox_id)
     return False
 

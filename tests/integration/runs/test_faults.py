@@ -12,6 +12,7 @@ from functions.executor.step import OUR_FAULT
 from local.aws.queue import sqs_client
 from shared.domain.messages import RunMessage
 from shared.domain.secret import Secret
+from tests.integration.e2b_servers import LOCAL_SANDBOX
 
 KILLS = 14
 
@@ -22,7 +23,8 @@ def sandboxes(lab, monkeypatch):
     monkeypatch.setenv("E2B_API_URL", url)
     monkeypatch.setenv("E2B_SANDBOX_URL", url)
     deployment = f"local@{urlsplit(lab.stack.supabase_url).netloc}"
-    return E2BSandboxes(api_key=Secret(lab.stack.keys.e2b_api_key), template="x", deployment=deployment, lease_s=60)
+    api_key = Secret(lab.stack.keys.e2b_api_key)
+    return E2BSandboxes(api_key=api_key, template="x", deployment=deployment, lease_s=60, **LOCAL_SANDBOX)
 
 
 def assert_ended_once(lab, client, task_id):

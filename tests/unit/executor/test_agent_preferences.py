@@ -114,7 +114,7 @@ def test_the_setup_script_and_the_clone_get_none_of_it(world):
     box = started(world)
 
     with_value = [path for path, data in box.uploads if b"value-of-the-flag" in data]
-    assert with_value == [f"runs/{box.run_id}/agent/secret_env.json"]
+    assert with_value == [f"/root/runs/{box.run_id}/agent/secret_env.json"]
 
 
 # --- whose key goes where

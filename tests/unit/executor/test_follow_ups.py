@@ -38,7 +38,7 @@ def phases_of_last_run(world):
 
 
 def agent_argv(world):
-    return json.loads(world.sandboxes.last.files[f"runs/{world.run_row['id']}/agent/job.json"])["argv"]
+    return json.loads(world.sandboxes.last.files[f"/root/runs/{world.run_row['id']}/agent/job.json"])["argv"]
 
 
 def test_the_sandbox_of_an_ended_run_is_paused_for_as_long_as_a_follow_up_may_come(ended):
@@ -143,11 +143,11 @@ def test_a_follow_up_in_a_new_sandbox_begins_with_the_saved_changes(ended):
     ended.run_to_end()
 
     box, run_id = ended.sandboxes.last, ended.run_row["id"]
-    spec = json.loads(box.files[f"runs/{run_id}/clone/spec.json"])
+    spec = json.loads(box.files[f"/root/runs/{run_id}/clone/spec.json"])
     assert ended.sandboxes.created == ["sbx1", "sbx2"]
     assert phases_of_last_run(ended) == ["queued", "provisioning", "cloning", "agent", "collecting"]
     assert (spec["commit"], spec["patch_file"]) == (BASE_COMMIT, "clone/patch")
-    assert box.files[f"runs/{run_id}/clone/patch"] == b"patch of new.txt\n"
+    assert box.files[f"/root/runs/{run_id}/clone/patch"] == b"patch of new.txt\n"
     assert not [argument for argument in agent_argv(ended) if argument.startswith("--resume")]
     assert ended.task["status"] == "completed"
 
@@ -185,7 +185,7 @@ def test_a_follow_up_of_a_run_that_came_to_nothing_starts_from_the_branch(world)
     world.follow_up()
     world.run_to_end()
 
-    spec = json.loads(world.sandboxes.last.files[f"runs/{world.run_row['id']}/clone/spec.json"])
+    spec = json.loads(world.sandboxes.last.files[f"/root/runs/{world.run_row['id']}/clone/spec.json"])
     assert (spec["commit"], spec["patch_file"], world.task["status"]) == (None, None, "completed")
 
 

@@ -143,7 +143,7 @@ def test_the_git_token_reaches_the_clone_by_a_file_of_its_own(world):
 
     box = world.sandboxes.last
     with_token = [path for path, data in box.uploads if GIT_TOKEN.encode() in data]
-    assert with_token == [f"runs/{box.run_id}/clone/git_token"]
+    assert with_token == [f"/root/runs/{box.run_id}/clone/git_token"]
     assert GIT_TOKEN not in json.dumps(box.commands)
     spec = json.loads(box.file("clone", "spec.json"))
     assert spec["token_file"] == "clone/git_token"

@@ -29,7 +29,7 @@ def secret_env(world, name):
 
 
 def started_jobs(world):
-    return [path.split("/")[2] for path, _ in world.sandboxes.last.uploads if path.endswith("/job.json")]
+    return [path.split("/")[-2] for path, _ in world.sandboxes.last.uploads if path.endswith("/job.json")]
 
 
 def warnings(world):

@@ -1,0 +1,42 @@
+"""Before anything of others runs in a sandbox, and before a secret comes into one that was kept: is it closed?
+
+sandbox/close.py says what that means. A sandbox that is open gets no secret and no agent.
+"""
+
+import json
+
+from functions.executor.jobs import RunFolder
+from shared.domain.errors import RunFailed
+from shared.observability import get_logger
+
+logger = get_logger("executor")
+
+PROGRAM = "close.py"
+TIMEOUT_S = 60  # it looks at some ten thousand files, of a disk that nobody has read yet
+UNSAFE = "sandbox_unsafe"
+
+
+def close(folder: RunFolder) -> None:
+    """Close a new sandbox. Raises RunFailed when an agent could become root in it all the same."""
+    if problems := _problems(folder, "close"):
+        logger.error("sandbox.unsafe", extra={"problems": problems})
+        raise RunFailed(
+            "The sandbox is not safe enough to run an agent: the agent could become root in it. "
+            "The operator has to build the sandbox template again.",
+            error_code=UNSAFE,
+        )
+
+
+def is_still_closed(folder: RunFolder) -> bool:
+    """Whether a sandbox that was kept is as it was closed, and runs nothing that an agent has left."""
+    problems = _problems(folder, "check")
+    if problems:
+        logger.warning("sandbox.not_reused", extra={"problems": problems})
+    return not problems
+
+
+def _problems(folder: RunFolder, verb: str) -> list[str]:
+    found = json.loads(folder.run(PROGRAM, verb, timeout_s=TIMEOUT_S))
+    if closed := found["closed"]:
+        logger.info("sandbox.closed", extra={"changed": closed})
+    return [] if found["ok"] else list(found["problems"])
