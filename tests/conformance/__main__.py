@@ -18,6 +18,7 @@ from tests.conformance.fleet import EnvdFleet
 PROJECT = Path(__file__).parents[2]
 RUNS = "tests/integration/runs"
 SUITES = (
+    "tests/conformance",
     "tests/integration/test_e2b_sandboxes.py",
     "tests/integration/test_local_e2b.py",
     "tests/integration/test_jobs.py",

@@ -169,6 +169,7 @@ class FirstProcess:
                 if not fds:
                     return
                 with socket.socket(fileno=fds[0]) as call:
+                    call.set_inheritable(False)  # envd that is started meanwhile would hold the answer open
                     self._answer(call)
 
     def _answer(self, call: socket.socket) -> None:
