@@ -5,6 +5,7 @@ stand-in is not started. The environment of this process is not read.
 """
 
 import fcntl
+import json
 import os
 import re
 import socket
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from typing import Self
 from local.agent_clis import ensure_cli
 from local.aws.queue import REGION, QueueUrls, create_queues
 from local.e2b.isolation import SANDBOX_PYTHON, agent_path
+from local.e2b.template import Template
 from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import Postgres
@@ -76,6 +78,7 @@ class StackOptions(StackSettings):
     checkpoint_every_s: int = 300
     isolation: str = "auto"
     e2b_server: tuple[str, ...] = STAND_IN  # the module to run, and more options for it
+    sandbox_template: Template | None = None  # None: as sandbox/e2b.Dockerfile ends
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
 
@@ -264,13 +267,23 @@ class Stack:
         self._module(
             "e2b",
             module,
-            [*more, "--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths],
+            [
+                *(*more, "--root", str(self.sandboxes_root), "--isolation", self.options.isolation),
+                *(*paths, *self._template()),
+            ],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
         for line in (self.logs / "e2b.log").read_text().splitlines():
             _, found, sentence = line.partition(f"{NOT_ISOLATED}: ")
             if found:
                 self._progress(sentence)
+
+    def _template(self) -> list[str]:
+        if self.options.sandbox_template is None:
+            return []
+        path = self.options.data / "sandbox_template.json"
+        path.write_text(json.dumps(asdict(self.options.sandbox_template)))
+        return ["--template", str(path)]
 
     def _start_git(self) -> None:
         self.git_root.mkdir(parents=True, exist_ok=True)

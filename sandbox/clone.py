@@ -20,7 +20,8 @@ Prints one line of JSON and exits 0:
     {"ok": true, "base_commit", "branch", "work_tree": where it is, "bytes": size of the pristine clone, "took_s",
      "setup": null, or {"script": the commit's own .asynccode/setup.sh} or {"problem": why it cannot be run},
      "real_work_tree": the same place without symbolic links, where there are any on the way}
-    {"ok": false, "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused | failed, "message"}
+    {"ok": false, "message", "error": auth | not_found | branch_not_found | patch_conflict | timeout | refused |
+     disk_full | failed}
 
 The token reaches git through the environment of the one process that fetches: never an argument, an address
 or a file. The pristine clone is the reference for what the agent changes; it has no hooks and no remote.
@@ -30,6 +31,7 @@ May be killed and run again at any point. Standard library only, Python 3.9 or n
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import pwd
@@ -63,7 +65,11 @@ INHERITED = (
 )
 
 # What git says (LC_ALL=C) and what it means; the first match counts. Exit codes do not tell them apart.
+# Of a full disk, only what ends a line of git's own: the server may have a full disk, too, and a file any name.
+FULL = "No space left on device|Disk quota exceeded|Out of diskspace|nable to write new index file"
+NO_ROOM_BYTES, NO_ROOM_INODES = 1 << 16, 8
 MEANINGS = (
+    ("disk_full", rf"(?m)^(?!remote: ).*(?:{FULL})\W?$"),
     ("branch_not_found", r"Remote branch .* not found|Could not find remote branch"),
     ("auth", r"could not read (Username|Password)|Authentication failed|returned error: 40[13]|HTTP 40[13]"),
     ("not_found", r"[Rr]epository .*not found|returned error: 404|does not appear to be a git repository"),
@@ -171,7 +177,7 @@ class Git:
         max_bytes: int | None = None,
     ) -> str:
         """What git printed. Raises CloneError; also when the folder `growing` exceeds `max_bytes`."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with tempfile.TemporaryFile(dir=RUN) as out, tempfile.TemporaryFile(dir=RUN) as err:
             process = subprocess.Popen(
                 ["git", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -191,7 +197,10 @@ class Git:
             err.seek(max(0, err.seek(0, os.SEEK_END) - MESSAGE_BYTES))
             said = err.read().decode("utf-8", "replace").strip()
             if process.returncode != 0:
-                raise CloneError(meaning(said), said or f"git ended with {process.returncode}.")
+                error = meaning(said)
+                if error == "failed" and has_no_room(RUN):
+                    error = "disk_full"
+                raise CloneError(error, said or f"git ended with {process.returncode}.")
             return out.read().decode("utf-8", "replace").strip()
 
     def _wait(self, process: subprocess.Popen[bytes], growing: Path | None, max_bytes: int | None) -> None:
@@ -224,6 +233,12 @@ class Git:
             "GIT_LFS_SKIP_SMUDGE": "1",
             **settings,
         }
+
+
+def has_no_room(folder: Path) -> bool:
+    """Whether its disk is as good as full. git often says no more than that it could not write a file."""
+    disk = os.statvfs(folder)
+    return disk.f_bfree * disk.f_frsize < NO_ROOM_BYTES or (disk.f_files > 0 and disk.f_ffree < NO_ROOM_INODES)
 
 
 def meaning(said: str) -> str:
@@ -295,7 +310,7 @@ def begin_at(commit: str, spec: Spec, url: str, token: str | None, base: Path, g
                 config=fetch_config(spec, token),
             )
         except CloneError as error:
-            if error.error in ("timeout", "moved"):
+            if error.error in ("timeout", "moved", "disk_full"):
                 raise
             return
     git.run(*place, "update-ref", f"refs/heads/{spec.branch}", commit)
@@ -405,7 +420,7 @@ def apply_patch(patch: Path, work_tree: Path, git: Git) -> None:
         git.run("-C", str(work_tree), "apply", "--3way", "--whitespace=nowarn", "--", str(patch))
         git.run("-C", str(work_tree), "reset", "--quiet")  # nothing is staged: as the agent had left it
     except CloneError as error:
-        if error.error == "timeout":
+        if error.error in ("timeout", "disk_full"):
             raise
         raise CloneError("patch_conflict", str(error)) from None
 
@@ -464,7 +479,9 @@ def main(arguments: list[str]) -> int:
         code = "failed" if error.error == "moved" else error.error
         answer = {"ok": False, "error": code, "message": redacted(str(error), token)}
     except (OSError, TypeError, ValueError) as error:
-        answer = {"ok": False, "error": "failed", "message": f"{type(error).__name__}: {error}"}
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = "disk_full" if is_full else "failed"
+        answer = {"ok": False, "error": code, "message": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer))
     return 0
 

@@ -41,6 +41,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 E2B_IMAGE = Path("/.e2b")
 # envd finds `ionice`, `nice` and `socat` along its own PATH, and runs a login shell along that of /etc/profile.
@@ -379,8 +380,16 @@ def status_of(pid: int) -> dict[str, list[str]]:
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def running() -> set[tuple[int, str]]:
-    """(the most powerful uid, program) of each process but this one, those above it, zombies and the kernel's own."""
+class Process(NamedTuple):
+    """A running program: its most powerful uid, its file ("" where even root may not know), its name."""
+
+    uid: int
+    file: str
+    name: str
+
+
+def running() -> set[Process]:
+    """All processes but this one, those above it, zombies and the kernel's own."""
     ours = set()
     pid = os.getpid()
     while pid and pid not in ours:
@@ -391,14 +400,13 @@ def running() -> set[tuple[int, str]]:
         status = status_of(pid)
         if pid in ours or not status or status.get("State", ["Z"])[0] in "ZX" or "VmSize" not in status:
             continue
-        uids = [int(uid) for uid in status["Uid"]]
         try:
-            program = os.readlink(f"/proc/{pid}/exe")
-        except FileNotFoundError:
+            file = os.readlink(f"/proc/{pid}/exe")
+        except FileNotFoundError:  # it ended meanwhile
             continue
-        except OSError:
-            program = status["Name"][0]
-        found.add((min(uids), program))
+        except PermissionError:  # in a container whose root lacks powers
+            file = ""
+        found.add(Process(min(map(int, status["Uid"])), file, " ".join(status["Name"])))
     return found
 
 
@@ -416,15 +424,20 @@ def remember_processes() -> None:
 def unknown_processes() -> list[str]:
     """Processes that were not there when the sandbox was closed, as sentences; they get a moment to end."""
     try:
-        known = {(uid, program) for uid, program in json.loads(PROCESSES.read_text(encoding="utf-8"))}
-    except (OSError, ValueError):
+        known = [Process(*each) for each in json.loads(PROCESSES.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
         return ["It is not known which processes belong to this sandbox."]
+    files, names = {(each.uid, each.file) for each in known}, {(each.uid, each.name) for each in known}
     deadline = time.monotonic() + SETTLE_S
-    while unknown := running() - known:
-        if time.monotonic() > deadline:
-            return [f"{program} runs with uid {uid} and was not there before." for uid, program in sorted(unknown)]
+    while True:
+        unknown = [
+            each
+            for each in running()
+            if ((each.uid, each.file) not in files if each.file else (each.uid, each.name) not in names)
+        ]
+        if not unknown or time.monotonic() > deadline:
+            return [f"{each.file or each.name} runs with uid {each.uid} and is new." for each in sorted(unknown)]
         time.sleep(0.1)
-    return []
 
 
 if __name__ == "__main__":

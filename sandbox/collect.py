@@ -15,7 +15,7 @@ The spec (paths are relative to the run's folder, where this file was uploaded, 
 Writes the result (see `collect`) to `out` and prints one line of JSON, exit 0:
 
     {"ok": true, "bytes", "sha256" of the result, "files": how many changed, "tree": the id of all of them}
-    {"ok": false, "error": work_tree_missing | work_tree_unsafe | base_missing | failed, "message"}
+    {"ok": false, "error": work_tree_missing | work_tree_unsafe | base_missing | disk_full | failed, "message"}
 
 How it stays safe: git works with a repository of ours, in a throwaway folder that borrows the objects of the
 pristine clone. The agent's `.git` is never opened, so its configuration, hooks, filters and drivers do not
@@ -57,6 +57,10 @@ NEVER_TEXT_BYTES = 20 << 20
 PACK_BYTES = 4 << 20  # of contents in one file, so that few are to be fetched, and none that does not fit into memory
 POSSIBLE_SECRETS, SCANNED_BYTES = 20, 64 << 20
 LFS = b"lfs"
+# How git (LC_ALL=C) ends a line about a full disk. `add` goes on without the file: the result would lack it.
+FULL = "No space left on device|Disk quota exceeded|Out of diskspace|nable to write new index file"
+NO_ROOM_BYTES, NO_ROOM_INODES = 1 << 16, 8
+DISK_FULL = re.compile(rf"(?:{FULL})\W?$", re.M)
 WORKFLOWS = b".github/workflows/"
 
 GITLINK, NOTHING = "160000", "000000"  # modes
@@ -187,6 +191,12 @@ class Answer(NamedTuple):
     err: str
 
 
+def has_no_room(folder: Path) -> bool:
+    """Whether its disk is as good as full. git often says no more than that it could not write a file."""
+    disk = os.statvfs(folder)
+    return disk.f_bfree * disk.f_frsize < NO_ROOM_BYTES or (disk.f_files > 0 and disk.f_ffree < NO_ROOM_INODES)
+
+
 class Scratch:
     """A throwaway repository that sees the objects of the pristine clone and keeps its own to itself."""
 
@@ -231,8 +241,9 @@ class Scratch:
             check=False,
         )
         said = done.stderr.decode("utf-8", "replace").strip()
-        if done.returncode not in codes:
-            raise CollectError("failed", f"git {arguments[0]}: {said[-MESSAGE_CHARS:]}")
+        is_full = done.returncode != 0 and (DISK_FULL.search(said) or has_no_room(self.folder))
+        if is_full or done.returncode not in codes:
+            raise CollectError("disk_full" if is_full else "failed", f"git {arguments[0]}: {said[-MESSAGE_CHARS:]}")
         return Answer(done.returncode, done.stdout, said)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -694,7 +705,9 @@ def collect(spec: Spec, git: Scratch) -> dict[str, Any]:
 def base_tree_of(spec: Spec, git: Scratch) -> str:
     try:
         return git.text("rev-parse", "--verify", "--quiet", f"{spec.base_commit}^{{tree}}")
-    except CollectError:
+    except CollectError as error:
+        if error.error == "disk_full":
+            raise
         raise CollectError("base_missing", "The pristine clone does not have the base commit.") from None
 
 
@@ -765,7 +778,9 @@ def main(arguments: list[str]) -> int:
     except CollectError as error:
         answer = {"ok": False, "error": error.error, "message": str(error)}
     except (OSError, TypeError, ValueError, subprocess.TimeoutExpired) as error:
-        answer = {"ok": False, "error": "failed", "message": f"{type(error).__name__}: {error}"[:MESSAGE_CHARS]}
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = "disk_full" if is_full else "failed"
+        answer = {"ok": False, "error": code, "message": f"{type(error).__name__}: {error}"[:MESSAGE_CHARS]}
     print(json.dumps(answer))
     return 0
 

@@ -16,10 +16,13 @@ What stands in the job's folder:
     state/                              the lock; made by the first `start`
         supervisor.json, child.json     who runs: pid, birth, time
         heartbeat                       touched every 5 s
-        ballast                         disk space that an agent cannot fill; given back when it has ended
+        reserve/                        disk space and inodes that an agent cannot use up; given back when it has ended
         stop                            there as soon as somebody asked for the end
         exit.json                       how it ended, written once all its processes are gone
         log                             what the supervisor itself had to say
+
+Nothing of the agent's user outlives a job of the agent: where that user has a uid of its own, every process of it is
+ended with the job, so two such jobs must not run at the same time.
 
 Standard library only, Python 3.9 or newer, Linux and macOS.
 """
@@ -30,11 +33,13 @@ import argparse
 import base64
 import contextlib
 import ctypes
+import hashlib
 import itertools
 import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -54,7 +59,9 @@ DEFAULT_CHUNK_BYTES = 256 * 1024  # base64 makes a third more of it, in one answ
 STDERR_TAIL_BYTES = 4096
 DIARY_TAIL_BYTES = 1024 * 1024  # of a diary; between two lines that count lies what one tool has printed
 MAX_DIARIES = 100  # files looked at; there is one, unless somebody means mischief
-BALLAST_BYTES = 64 * 1024 * 1024  # of a disk with that much to spare: for the end of the job and what is collected then
+# Kept of the disk for the end of the job and what is collected then: at most a quarter of what is free.
+RESERVED_BYTES = 64 * 1024 * 1024
+RESERVED_INODES = 1024  # a collection makes one or two files for each changed file, and some 300 more
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell for a command it could not start
 
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36  # linux/prctl.h
@@ -66,10 +73,17 @@ INHERITED = ("PATH", "TMPDIR")
 # Root's own jobs (clone, collect) must know for whom they work.
 INHERITED_BY_ROOT = ("AGENT_USER", "AGENT_HOME")
 MARKER = "SANDBOX_JOB"  # names the job in its processes' environment: how orphans are found again
+# What the executor calls files with secrets. A start takes the first two, clone.py the last one when it runs.
+TAKEN_AT_START, TAKEN_BY_THE_JOB = ("secret_env.json", "secret_home.json"), ("git_token",)
+OVERFLOW_UID = 65534  # `nobody`: what has no user of its own runs as it, so nothing is ended for belonging to it
 
 
 class UsageError(Exception):
     """The caller asked for something that cannot be done; the text says what."""
+
+
+class StartError(Exception):
+    """The job could not be started this time; it may be started again."""
 
 
 # --- who runs the job ---------------------------------------------------------------------------------
@@ -82,6 +96,11 @@ class Account(NamedTuple):
     home: Path
     uid: int | None = None
     gid: int = 0
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether every process with this uid belongs to the agent's jobs."""
+        return self.uid not in (None, 0, OVERFLOW_UID)
 
 
 def own_account() -> Account:
@@ -320,7 +339,35 @@ def kill_all_of(account: Account) -> None:
             os.kill(-1, signal.SIGKILL)
         finally:
             os._exit(0)
-    os.waitpid(pid, 0)
+    deadline = time.monotonic() + CHASE_S
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:  # a process of the user has stopped ours, which has the same uid by now
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def processes_of(account: Account) -> set[int]:
+    """Every living process with the account's uid; none where it is not separate, or the system does not tell."""
+    found: set[int] = set()
+    if not (LINUX and account.is_separate):
+        return found
+    for pid in _pids():
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            # not the owner of /proc/PID, which is root for a process that cannot be dumped
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+            facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            if str(account.uid) in facts["Uid"].split() and facts["State"].split()[0] not in "ZX":
+                found.add(pid)
+    return found
+
+
+def end_all_of(account: Account) -> None:
+    """Kill every process of a separate account, whatever started it. Returns when none is left."""
+    deadline = time.monotonic() + STOP_PATIENCE_S
+    while (left := processes_of(account)) and time.monotonic() < deadline:
+        send(signal.SIGKILL, left)
+        kill_all_of(account)
+        time.sleep(0.02)
 
 
 def become(account: Account) -> None:
@@ -365,7 +412,7 @@ class Folder:
         self.heartbeat = self.state / "heartbeat"
         self.stop = self.state / "stop"
         self.exit = self.state / "exit.json"
-        self.ballast = self.state / "ballast"
+        self.reserve = self.state / "reserve"
 
     def lock(self) -> bool:
         """True for the one caller who may start the job. Raises UsageError without a folder."""
@@ -401,18 +448,29 @@ class Folder:
     def write_who(self, name: str, pid: int) -> None:
         self.write(name, {"pid": pid, "birth": birth(pid), "at": time.time()})
 
-    def take_ballast(self) -> None:
-        """Keep some of the disk from the job, as far as there is any and the system can."""
-        with contextlib.suppress(OSError, AttributeError):
+    def take_reserve(self) -> None:
+        """Keep some of the disk from the job, as far as there is any and the system can. A full disk refuses either."""
+        try:
             disk = os.statvfs(self.path)
-            handle = os.open(self.ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+            self.reserve.mkdir(mode=0o700)
+        except OSError:
+            return
+        with contextlib.suppress(OSError):  # f_files is 0 where inodes are made on demand
+            for number in range(min(RESERVED_INODES, disk.f_favail // 4) if disk.f_files else 0):
+                os.close(os.open(self.reserve / str(number), os.O_WRONLY | os.O_CREAT, 0o600))
+        with contextlib.suppress(OSError, AttributeError):
+            handle = os.open(self.reserve / "bytes", os.O_WRONLY | os.O_CREAT, 0o600)
             try:
-                os.posix_fallocate(handle, 0, min(BALLAST_BYTES, disk.f_bavail * disk.f_frsize // 4))
+                os.posix_fallocate(handle, 0, min(RESERVED_BYTES, disk.f_bavail * disk.f_frsize // 4))
             finally:
                 os.close(handle)
 
+    def give_back_reserve(self) -> None:
+        """Before anything is written about the end: there may be no other room."""
+        shutil.rmtree(self.reserve, ignore_errors=True)
+
     def write_exit(self, ended_by: str, exit_code: int | None) -> None:
-        self.ballast.unlink(missing_ok=True)
+        self.give_back_reserve()
         child = self.read("child.json")
         record = {"exit_code": exit_code, "ended_by": ended_by, "started_at": child and child["at"]}
         self.write("exit.json", {**record, "ended_at": time.time()})
@@ -454,6 +512,7 @@ def start(folder: Folder) -> None:
         account = job.account()
         secrets = take_secrets(job, folder.path)
     except UsageError:
+        _discard_secrets(folder)
         with contextlib.suppress(OSError):  # somebody asked for the end meanwhile: then the lock stays
             folder.state.rmdir()
         raise
@@ -464,6 +523,12 @@ def start(folder: Folder) -> None:
     os.close(writer)
     os.waitpid(pid, 0)
     select.select([reader], [], [], START_PATIENCE_S)  # closed by the daemon when the child runs
+    os.set_blocking(reader, False)
+    with contextlib.suppress(BlockingIOError):
+        if problem := os.read(reader, 1000):
+            if not folder.stop.exists():
+                shutil.rmtree(folder.state, ignore_errors=True)  # nothing of the job has run
+            raise StartError(problem.decode("utf-8", "replace"))
     os.close(reader)
 
 
@@ -475,7 +540,16 @@ def _become_daemon(folder: Folder, started: int, job: Job, account: Account, sec
             _only_own_files(folder.state / "log", keep=started)
             os.chdir("/")
             os.umask(0o077)
-            Supervisor(folder, job, account).run(secrets, started)
+            supervisor = Supervisor(folder, job, account)
+            try:
+                begun = supervisor.begin(secrets)
+            except OSError as error:
+                # not by the log: a full disk has no room for it
+                os.write(started, f"The job could not be started: {error}".encode())
+                raise
+            os.close(started)
+            if begun:
+                supervisor.see_through()
         code = 0
     except BaseException:  # noqa: BLE001 - the last line of a process of its own: into its log, and out
         sys.excepthook(*sys.exc_info())
@@ -490,7 +564,10 @@ def _only_own_files(log: Path, keep: int) -> None:
             with contextlib.suppress(OSError):  # the one that listed the folder
                 os.close(fd)
     null = os.open(os.devnull, os.O_RDWR)
-    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:  # a full disk
+        errors = os.dup(null)
     for fd, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, fd)
     os.close(null)
@@ -518,18 +595,28 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         self.asked_to_stop = True
 
-    def run(self, secrets: Secrets, started: int) -> None:
+    def begin(self, secrets: Secrets) -> bool:
+        """Start the child; whether there is one. It runs only once all is recorded that `look` and `stop` need.
+
+        Raises OSError when it could not be started: then nothing of the job has run.
+        """
         if LINUX:
             prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever leaves the process group still comes back to us
         self.folder.write_who("supervisor.json", os.getpid())
         if self.folder.stop.exists():
             self.folder.write_exit("stop", None)
-            return
+            return False
         if self.job.user == "agent":
-            self.folder.take_ballast()
-        self.child = spawn(self.job, self.folder, self.account, secrets)
+            self.folder.take_reserve()
+        self.beat()
+        self.child, gate = spawn(self.job, self.folder, self.account, secrets)
         self.folder.write_who("child.json", self.child)
-        os.close(started)
+        os.write(gate, b"go")
+        os.close(gate)
+        return True
+
+    def see_through(self) -> None:
+        """Watch the child, end what is left of the job, record how it ended."""
         reason = self.watch()
         self.end_all()
         self.folder.write_exit(*self.verdict(reason))
@@ -566,6 +653,8 @@ class Supervisor:
             if time.monotonic() > deadline and self.account.uid is not None:
                 kill_all_of(self.account)  # they fork faster than we look
             self.nap(0.05)
+        if self.job.user == "agent":
+            end_all_of(self.account)  # what was never our descendant: started by a timer, or by a server that listens
 
     def is_alone(self) -> bool:
         """Whether nobody of the job is left.
@@ -592,12 +681,16 @@ class Supervisor:
     def nap(self, seconds: float) -> None:
         """Sleep, shorter when a child ends or a signal comes; the heart goes on beating."""
         if time.monotonic() - self.beat_at >= HEARTBEAT_S:
-            self.folder.heartbeat.touch()
-            self.beat_at = time.monotonic()
+            self.beat()
         select.select([self.wake], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake, 512)
         self.reap()
+
+    def beat(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk
+            self.folder.heartbeat.touch()
+        self.beat_at = time.monotonic()
 
     def reap(self) -> bool:
         """Take note of the children that have ended; whether there are others."""
@@ -611,22 +704,27 @@ class Supervisor:
         return False
 
 
-def spawn(job: Job, folder: Folder, account: Account, secrets: Secrets) -> int:
-    """Start the job's program in a session of its own; its pid. What fails is told on its stderr."""
+def spawn(job: Job, folder: Folder, account: Account, secrets: Secrets) -> tuple[int, int]:
+    """Fork the job's program, in a session of its own: its pid, and a pipe. It starts when the pipe is written to, and
+    ends when that is closed before. What fails is told on its stderr. Raises OSError."""
     source = os.open(folder.path / job.stdin if job.stdin else os.devnull, os.O_RDONLY)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     outputs = [os.open(path, flags, 0o600) for path in (folder.stdout, folder.stderr)]
+    reader, gate = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _exec(job, folder, account, secrets, [source, *outputs])
-    for fd in (source, *outputs):
+        os.close(gate)
+        _exec(job, folder, account, secrets, [source, *outputs], reader)
+    for fd in (source, *outputs, reader):
         os.close(fd)
-    return pid
+    return pid, gate
 
 
-def _exec(job: Job, folder: Folder, account: Account, secrets: Secrets, files: list[int]) -> NoReturn:
+def _exec(job: Job, folder: Folder, account: Account, secrets: Secrets, files: list[int], gate: int) -> NoReturn:
     code = NOT_EXECUTABLE
     try:
+        if not os.read(gate, 1):  # the supervisor has died
+            os._exit(code)
         for target, fd in enumerate(files):
             os.dup2(fd, target)  # everything above 2 closes itself on exec: Python opens it so
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
@@ -681,8 +779,9 @@ def look(folder: Folder, offset: int, max_bytes: int) -> dict[str, Any]:
     """What is known of the job, and its stdout from `offset` on.
 
     `state` is absent (never started), starting, running, ended, or crashed (its supervisor died: `stop` tidies
-    up). `ended_by` is exit, signal, timeout, idle, output_limit or stop. `output_bytes` counts stdout, `offset`
-    is what to ask for next; `chunk` is base64, whole lines unless the job is over or one line fills it.
+    up). `ended_by` is exit, signal, timeout, idle, output_limit, stop or crash (`stop` found it crashed).
+    `output_bytes` counts stdout, `offset` is what to ask for next; `chunk` is base64, whole lines unless the job is
+    over or one line fills it. `programs` changes when a program beside this one does.
     """
     state, record = _state(folder)  # before the output, so that an ended job's output is complete
     is_over = state in ("ended", "crashed")
@@ -700,7 +799,15 @@ def look(folder: Folder, offset: int, max_bytes: int) -> dict[str, Any]:
         "offset": offset + len(chunk),
         "chunk": base64.b64encode(chunk).decode("ascii"),
         "stderr_tail": _tail(folder.stderr),
+        "programs": _digest_of_programs(),
     }
+
+
+def _digest_of_programs() -> str:
+    """One text for names and contents of the programs that lie here; jobs.py knows the same rule."""
+    programs = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    parts = (f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in programs)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _state(folder: Folder) -> tuple[str, dict[str, Any]]:
@@ -714,9 +821,24 @@ def _state(folder: Folder) -> tuple[str, dict[str, Any]]:
     record = {"started_at": child["at"]} if child else {}
     if alive:
         return ("running" if child else "starting"), record
-    if supervisor is None and (_age(folder.state) or 0) <= START_PATIENCE_S:
+    if supervisor is None and _is_fresh(folder.state):
         return "starting", record
     return "crashed", record
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether `path` was written just now. The clock of a machine that was rebooted may have been set back."""
+    try:
+        return abs(time.time() - path.stat().st_mtime) <= START_PATIENCE_S
+    except FileNotFoundError:
+        return False
+
+
+def discard_leftovers(folder: Folder, state: str) -> None:
+    """Remove secrets that came with a start which failed or was not needed; not those that a start is taking now."""
+    if state == "starting" and folder.read("supervisor.json") is None:
+        return
+    _discard_secrets(folder, but=TAKEN_BY_THE_JOB if state in ("starting", "running") else ())
 
 
 def _chunk(path: Path, offset: int, max_bytes: int, is_over: bool) -> bytes:
@@ -787,17 +909,18 @@ def stop(folder: Folder) -> None:
     if folder.exit.exists():
         return
     is_dead = _state(folder)[0] == "crashed"  # asked first: our file makes the lock look new
-    folder.stop.touch(mode=0o600)
     supervisor = folder.read("supervisor.json")
     if supervisor and is_alive(supervisor):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(supervisor["pid"], signal.SIGTERM)  # only to be quicker than its next check
+            os.kill(supervisor["pid"], signal.SIGTERM)  # quicker than its next check, and enough on a full disk
+    with contextlib.suppress(OSError):
+        folder.stop.touch(mode=0o600)
     if not is_dead:
         wait_for_end(folder, _grace(folder) + STOP_PATIENCE_S)
     if is_dead or _state(folder)[0] == "crashed":
         _end_orphans(folder)
         _discard_secrets(folder)
-        folder.write_exit("stop", None)
+        folder.write_exit("crash", None)
 
 
 def _grace(folder: Folder) -> float:
@@ -807,28 +930,46 @@ def _grace(folder: Folder) -> float:
         return 0.0
 
 
-def _discard_secrets(folder: Folder) -> None:
-    """Remove the secrets of a start that is not going to be."""
+def _discard_secrets(folder: Folder, but: tuple[str, ...] = ()) -> None:
+    """Remove the secrets of a start that is not going to be, also of one whose job.json never came."""
+    names = {*TAKEN_AT_START, *TAKEN_BY_THE_JOB}
     with contextlib.suppress(UsageError):
-        take_secrets(Job.read(folder.path), folder.path)
+        job = Job.read(folder.path)
+        names |= set(filter(None, (job.secret_env_file, job.secret_home_file)))
+    for name in names.difference(but):
+        with contextlib.suppress(OSError):
+            (folder.path / name).unlink()
 
 
 def _end_orphans(folder: Folder) -> None:
     """Do the killing of a supervisor that died."""
-    send(signal.SIGTERM, _orphans(folder))
+    account = _separate_account(folder)
+    send(signal.SIGTERM, _orphans(folder, account))
     deadline = time.monotonic() + _grace(folder)
-    while _orphans(folder) and time.monotonic() < deadline:
+    while _orphans(folder, account) and time.monotonic() < deadline:
         time.sleep(0.05)
     deadline = time.monotonic() + STOP_PATIENCE_S
-    while (left := _orphans(folder)) and time.monotonic() < deadline:
+    while (left := _orphans(folder, account)) and time.monotonic() < deadline:
         send(signal.SIGKILL, left)
+        if account:
+            kill_all_of(account)
         time.sleep(0.05)
 
 
-def _orphans(folder: Folder) -> set[int]:
-    """Whatever still runs of the job: by the mark in its environment, by session or group, by descent."""
+def _separate_account(folder: Folder) -> Account | None:
+    """The account of a job whose user's processes are all the job's own."""
+    try:
+        job = Job.read(folder.path)
+        account = job.account()
+    except UsageError:
+        return None
+    return account if job.user == "agent" and account.is_separate else None
+
+
+def _orphans(folder: Folder, account: Account | None) -> set[int]:
+    """Whatever still runs of the job: by the mark in its environment, by session or group, by descent, by its user."""
     table = processes()
-    seeds = marked(folder.path)
+    seeds = marked(folder.path) | (processes_of(account) if account else set())
     child = folder.read("child.json")
     if child and birth(child["pid"]) in (None, child["birth"]):  # else the number belongs to a stranger now
         seeds |= {p.pid for p in table if child["pid"] in (p.pgid, p.session)}
@@ -858,11 +999,15 @@ def main(arguments: list[str]) -> int:
             stop(folder)
         wait_for_end(folder, options.wait_s)
         answer = look(folder, options.offset, options.max_bytes)
+        discard_leftovers(folder, answer["state"])
         if options.diary:
             answer["diary"] = last_note(folder, options.diary, options.diary_word)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(json.dumps(answer))
     return 0
 

@@ -1,6 +1,7 @@
 """Detached work in a sandbox: a job is a folder that our supervisor fills, so any later step can look at it."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.executor.agents import Diary
+from functions.executor.errors import BrokenProgram
 from functions.executor.ports import Workbench
 from shared.domain.secret import Secret
 
@@ -53,7 +55,7 @@ class JobState:
 
     state: str  # absent, starting, running, ended, crashed
     exit_code: int | None
-    ended_by: str | None  # exit, signal, timeout, idle, output_limit, stop
+    ended_by: str | None  # exit, signal, timeout, idle, output_limit, stop, crash
     offset: int
     chunk: bytes
     output_bytes: int
@@ -70,6 +72,11 @@ class JobState:
         return self.state == "crashed"
 
     @property
+    def interrupted(self) -> bool:
+        """It was ended neither by itself nor by the executor: memory was short, or its sandbox was restarted."""
+        return self.ended_by in ("crash", "signal")
+
+    @property
     def over(self) -> bool:
         return self.crashed or self.state == "ended"
 
@@ -84,10 +91,16 @@ class RunFolder:
     def __init__(self, bench: Workbench, run_id: str) -> None:
         self._bench = bench
         self._path = f"{RUNS}/{run_id}"
+        self._found_programs: str | None = None
 
     def install(self) -> None:
-        """Bring our programs into the sandbox."""
-        self._bench.upload({f"{self._path}/{name}": (PROGRAMS / name).read_bytes() for name in PROGRAM_NAMES})
+        """Bring our programs into the sandbox, unless a look has found these very ones.
+
+        On a full disk, an upload leaves an empty file in the place of a program.
+        """
+        programs = {name: (PROGRAMS / name).read_bytes() for name in PROGRAM_NAMES}
+        if self._found_programs != digest_of(programs):
+            self._bench.upload({f"{self._path}/{name}": program for name, program in programs.items()})
 
     def path(self, *parts: str) -> str:
         """The absolute path of something in the run's folder."""
@@ -118,7 +131,26 @@ class RunFolder:
 
     def _supervise(self, verb: str, job: str, options: list[str], wait_s: float) -> JobState:
         supervise = (self.path("supervisor.py"), verb, self.path(job), *options)
-        return _state(json.loads(self._bench.run_python(*supervise, timeout_s=LOOK_TIMEOUT_S + int(wait_s))))
+        found = _answer(self._bench.run_python(*supervise, timeout_s=LOOK_TIMEOUT_S + int(wait_s)))
+        self._found_programs = found.get("programs")
+        return _state(found)
+
+
+def digest_of(programs: Mapping[str, bytes]) -> str:
+    """What supervisor.py calls `programs`: changes when one of these files does."""
+    parts = (f"{name} {hashlib.sha256(programs[name]).hexdigest()}\n" for name in sorted(programs))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _answer(line: str) -> dict[str, Any]:
+    """The answer of supervisor.py. Raises BrokenProgram for anything else."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "state" not in found:
+        raise BrokenProgram(0, f"supervisor.py answered: {line[:200]}")
+    return found
 
 
 def _job_files(spec: JobSpec) -> dict[str, bytes]:
@@ -149,7 +181,7 @@ def _state(found: Mapping[str, Any]) -> JobState:
     return JobState(
         state=found["state"],
         exit_code=found.get("exit_code"),
-        ended_by=found.get("ended_by"),
+        ended_by="crash" if found["state"] == "crashed" else found.get("ended_by"),
         offset=found.get("offset") or 0,
         chunk=base64.b64decode(found.get("chunk") or ""),
         output_bytes=found.get("output_bytes") or 0,

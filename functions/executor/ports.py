@@ -30,16 +30,19 @@ class StoredSecret:
 
 
 class Workbench(Protocol):
-    """A running sandbox. Everything happens as root. All paths are absolute: a template has defaults of its own."""
+    """A running sandbox. Everything happens as root. All paths are absolute: a template has defaults of its own.
+
+    After a call that raised Unavailable, no further one answers: attach again.
+    """
 
     def upload(self, files: Mapping[str, bytes]) -> None: ...
 
     def read(self, path: str) -> bytes: ...
 
     def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
-        """The line that a program of ours printed. Raises CommandFailed when it exits non-zero.
+        """The last line that a program of ours printed. No secret may be in `arguments`: every process can read them.
 
-        No secret may be in `arguments`: every process of a sandbox can read them.
+        When it exits non-zero, raises RunFailed for a full disk, BrokenProgram for a fault of ours, CommandFailed else.
         """
         ...
 

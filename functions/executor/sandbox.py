@@ -1,7 +1,5 @@
 """Sandboxes at E2B. With sandbox_errors, the only module that imports e2b."""
 
-import errno
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,9 +13,10 @@ from e2b.sandbox.commands.command_handle import CommandExitException
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 from e2b.sandbox.sandbox_api import SandboxNetworkOpts, SandboxNetworkUpdate
 
-from functions.executor.errors import CommandFailed, InjectionUnavailable
+from functions.executor.errors import InjectionUnavailable, failed_command
 from functions.executor.ports import SandboxInfo, StoredSecret
-from functions.executor.sandbox_errors import disk_full, refused, speaking_our_errors, status_of
+from functions.executor.sandbox_errors import refused, speaking_of_a_sandbox, speaking_our_errors, status_of
+from shared.domain.errors import Unavailable
 from shared.domain.network import SandboxNetwork
 from shared.domain.run import Run
 from shared.domain.secret import Secret
@@ -31,7 +30,6 @@ USER = "root"
 ROOT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # The user that the agent runs as, as sandbox/e2b.Dockerfile makes it.
 AGENT_USER, AGENT_HOME = "agent", "/home/agent"
-DISK_FULL = os.strerror(errno.ENOSPC)  # in the last words of a program of ours: another attempt would not help
 
 
 class E2BSandboxes:
@@ -173,12 +171,16 @@ def _egress(network: SandboxNetwork) -> SandboxNetworkUpdate:
 class E2BWorkbench:
     """One running sandbox. Each command has a finite timeout: the SDK's streams have none of their own.
 
+    After a call that was Unavailable, each further one is, too: envd may have restarted, and one that was not told the
+    sandbox's token yet answers to anything in it. Attach again before the next answer is believed.
+
     A command depends on nothing that a template sets. envd starts it in a login shell, in the template's default
     folder, with the template's PATH; so each one is given its folder, and by `env` its whole environment.
     """
 
     def __init__(self, sandbox: Sandbox, *, python: str, agent_path: str) -> None:
         self._sandbox = sandbox
+        self._lost = False
         self._python = python
         self._environment = {
             "PATH": ROOT_PATH,
@@ -192,33 +194,42 @@ class E2BWorkbench:
             "AGENT_PATH": agent_path,
         }
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        if self._lost:
+            raise Unavailable("The sandbox is not responding.", reason="not attached again")
+        try:
+            with speaking_of_a_sandbox():
+                yield
+        except Unavailable:
+            self._lost = True
+            raise
+
     def upload(self, files: Mapping[str, bytes]) -> None:
         """Write files as root; folders are made. Contents do not pass through envd's logs, as arguments would."""
         entries = [WriteEntry(path=path, data=data) for path, data in files.items()]
-        with speaking_our_errors():
+        with self._asking():
             self._sandbox.files.write_files(entries, user=USER, request_timeout=FILE_TIMEOUT_S)
 
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises RunFailed when there is none."""
-        with speaking_our_errors():
+        with self._asking():
             return bytes(self._sandbox.files.read(path, format="bytes", user=USER, request_timeout=FILE_TIMEOUT_S))
 
     def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
         """The last line that the program printed: before it stands what the template's login files print.
 
         Python is isolated (-I) and without its site packages (-S): the folder of the program, variables and files of
-        /usr/local do not decide what is imported. Raises CommandFailed when it exits non-zero. No secret may be in
-        `arguments`: they can be read in the sandbox, and envd logs them.
+        /usr/local do not decide what is imported. Raises what `failed_command` says when it exits non-zero. No secret
+        may be in `arguments`: they can be read in the sandbox, and envd logs them.
         """
         env = [f"{name}={value}" for name, value in self._environment.items()]
         argv = ["/usr/bin/env", "-i", *env, self._python, "-I", "-S", program, *arguments]
         # The line break ends what a login file may have printed without one.
         command = f"echo; exec {shlex.join(argv)}"
         try:
-            with speaking_our_errors():
+            with self._asking():
                 printed = self._sandbox.commands.run(command, user=USER, cwd="/", timeout=timeout_s).stdout
         except CommandExitException as error:
-            if DISK_FULL in error.stderr:
-                raise disk_full() from error
-            raise CommandFailed(error.exit_code, error.stderr) from error
+            raise failed_command(error.exit_code, error.stderr) from error
         return printed.strip().rpartition("\n")[2]

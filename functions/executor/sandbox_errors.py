@@ -16,7 +16,7 @@ from e2b.exceptions import (
 )
 from e2b.sandbox.commands.command_handle import CommandExitException
 
-from functions.executor.errors import SandboxGone
+from functions.executor.errors import SandboxGone, disk_full, says_disk_full
 from shared.domain.errors import AppError, RunFailed, Unavailable
 
 MAY_PASS = frozenset({None, 408, 409, 429})
@@ -57,6 +57,20 @@ def speaking_our_errors(*, creating: bool = False, refusal: Callable[[str], AppE
         raise Unavailable("The sandbox service does not answer now.", reason=type(error).__name__) from error
 
 
+@contextmanager
+def speaking_of_a_sandbox() -> Iterator[None]:
+    """The same for what envd answers. A full disk is known by its words: it is 507 for a file, 500 for its folder."""
+    with speaking_our_errors():
+        try:
+            yield
+        except CommandExitException:
+            raise
+        except SandboxException as error:
+            if says_disk_full(str(error)):
+                raise disk_full() from error
+            raise
+
+
 def status_of(error: SandboxException | SecretException) -> int | None:
     """The HTTP status; the SDK gives a secret's only as the first word of its message."""
     if isinstance(error, SandboxException):
@@ -68,11 +82,6 @@ def status_of(error: SandboxException | SecretException) -> int | None:
 def is_final(status: int | None) -> bool:
     """Whether the same request would be refused again."""
     return status not in MAY_PASS and (status or 0) < 500
-
-
-def disk_full() -> RunFailed:
-    """Another attempt would not help: what the agent has written stays there."""
-    return RunFailed("The disk of the sandbox is full.", error_code="sandbox_full")
 
 
 def refused(reason: str, *, failure: str = "The E2B sandbox refused a request") -> RunFailed:

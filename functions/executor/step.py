@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from functions.executor.errors import BrokenProgram
 from functions.executor.phases import PHASES, agent, checkpoint, handover
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
@@ -17,7 +18,7 @@ logger = get_logger("executor")
 # Claims of one step before the run is given up: with the pauses below, more than half an hour of an outage.
 MAX_ATTEMPTS = 40
 MAX_BACKOFF_S = 60
-# Attempts after which an error that nobody foresaw is our bug, and not the moment's: nobody shall wait for it longer.
+# Attempts after which an unforeseen error, or a broken program in the sandbox, is a bug and no matter of the moment.
 MAX_SURPRISES = 3
 # After its deadline a run may still be stopped and collected; this long, then it ends without.
 COLLECTION_GRACE = timedelta(minutes=10)
@@ -90,14 +91,28 @@ def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 
 
 def _again_or_never(run: Run, error: Exception) -> Outcome:
-    """Wait where waiting may help; raise what nobody foresaw, so that SQS delivers again, until it repeats itself."""
-    if isinstance(error, AppError) and (error.retryable or isinstance(error, OURS_TO_MEND)):
-        logger.warning("run.step_retried", extra={"attempt": run.attempt, **error.for_log()})
+    """Wait where waiting may help; raise what nobody foresaw, so that SQS delivers again, until it repeats itself.
+
+    docs/reliability.md has the table of errors and attempts.
+    """
+    told = error.for_log() if isinstance(error, AppError) else {}
+    attempts = _attempts_for(error)
+    if run.attempt < attempts or attempts == MAX_ATTEMPTS:  # at the last one of those, `_must_end` ends the run
+        logger.warning("run.step_retried", extra={"attempt": run.attempt, **told})
         return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
-    if run.attempt < MAX_SURPRISES:
+    if not attempts and run.attempt < MAX_SURPRISES:
         raise error
-    logger.exception("run.given_up", extra={"attempt": run.attempt})
+    logger.exception("run.given_up", extra={"attempt": run.attempt, **told})
     return ended_early(run, INTERNAL, OUR_FAULT)
+
+
+def _attempts_for(error: Exception) -> int:
+    """How many attempts a foreseen error is worth; 0 for one that nobody foresaw."""
+    if isinstance(error, BrokenProgram):
+        return MAX_SURPRISES
+    if isinstance(error, AppError) and (error.retryable or isinstance(error, OURS_TO_MEND)):
+        return MAX_ATTEMPTS
+    return 0
 
 
 def ended_early(run: Run, error_code: str, error: str) -> Finish:

@@ -238,7 +238,8 @@ class Bubblewrap:
         if (local := Path("/usr/local")).is_dir() and not local.is_symlink():  # else there is no place for it
             argv += ["--bind", str(folder / "usr/local"), "/usr/local"]
         for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-            if (link := Path("/", name)).is_symlink():
+            there = folder / name  # since the first start; bubblewrap makes none that is there
+            if (link := Path("/", name)).is_symlink() and not (there.exists() or there.is_symlink()):
                 argv += ["--symlink", str(link.readlink()), str(link)]
         argv += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "e2b"]
         argv += ["--as-pid-1", "--die-with-parent", "--new-session", "--chdir", "/", "--clearenv", "--cap-drop", "ALL"]

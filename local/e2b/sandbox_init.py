@@ -155,6 +155,8 @@ def answer(sandbox: Sandbox, call: socket.socket) -> NoReturn:
         if op == "start":
             start(sandbox, call, **request)
         reply, fds = OPERATIONS[op](sandbox, **request)
+        if fds and not can_seek(fds[0]):
+            feed(call, reply, fds[0])
         send(call, {"ok": reply}, fds)
     except Refused as refusal:
         send_refusal(call, refusal)
@@ -162,6 +164,28 @@ def answer(sandbox: Sandbox, call: socket.socket) -> NoReturn:
         send_refusal(call, Refused("internal", reason_of(error)))
     except ValueError:  # NUL in a path: Python refuses what the system call would
         send_refusal(call, Refused("internal", f"error checking if path exists: {os.strerror(errno.EINVAL).lower()}"))
+    os._exit(0)
+
+
+def can_seek(fd: int) -> bool:
+    """Whether a file says how long it is, from which many of /proc refrain."""
+    try:
+        os.lseek(fd, 0, os.SEEK_END)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
+
+
+def feed(call: socket.socket, reply: object, fd: int) -> NoReturn:
+    """Answer with a pipe and carry the file into it: /proc/self is there only while the one who opened it is."""
+    there, here = os.pipe()
+    send(call, {"ok": reply}, [there])
+    call.close()
+    os.close(there)
+    while chunk := os.read(fd, 1 << 16):
+        while chunk:
+            chunk = chunk[os.write(here, chunk) :]
     os._exit(0)
 
 

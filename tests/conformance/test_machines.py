@@ -9,7 +9,7 @@ import pytest
 from e2b import CommandExitException, Sandbox
 
 from tests.conformance.image import HOSTNAME
-from tests.integration.e2b_servers import API_KEY, REAL_ENVD, Server, speak_to
+from tests.integration.e2b_servers import REAL_ENVD, Server, speak_to
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not REAL_ENVD, reason="needs a real envd: make conformance ENVD=<binary>")
@@ -31,11 +31,6 @@ def sandbox(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator
     sandbox = Sandbox.create("base", timeout=600)
     yield sandbox
     sandbox.kill()
-
-
-def tell(server: Server, sandbox: Sandbox, verb: str) -> None:
-    url = f"{server.url}/_local/sandboxes/{sandbox.sandbox_id}/{verb}"
-    httpx.post(url, headers={"X-API-Key": API_KEY}, timeout=120).raise_for_status()
 
 
 def printed(sandbox: Sandbox, script: str, user: str = "agent") -> str:
@@ -96,7 +91,7 @@ def test_envd_that_starts_again_has_forgotten_what_it_was_told(running_server: S
     url = f"{running_server.url}/process.Process/List"
     assert httpx.post(url, json={}, headers=unasked).status_code == 401
 
-    tell(running_server, sandbox, "restart-envd")
+    running_server.restart_envd(sandbox.sandbox_id)
 
     assert httpx.post(url, json={}, headers=unasked).status_code == 200
     assert sandbox.commands.run("pwd; id -un").stdout.split() == ["/root", "root"]
@@ -108,7 +103,7 @@ def test_a_reboot_keeps_files_and_ends_processes(running_server: Server, sandbox
     printed(sandbox, "setsid sh -c 'sleep 600; true' still-here </dev/null >/dev/null 2>&1 &")
     sandbox.commands.run("sleep 600", background=True, timeout=0)
 
-    tell(running_server, sandbox, "reboot")
+    running_server.reboot(sandbox.sandbox_id)
 
     assert printed(sandbox, "cat ~/kept; ls /tmp/gone /usr/local/kept 2>/dev/null || true") == "kept\n/usr/local/kept"
     assert "sleep 600" not in printed(sandbox, "cat /proc/*/cmdline 2>/dev/null | tr '\\0' ' '", "root")

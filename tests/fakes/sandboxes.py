@@ -6,19 +6,24 @@ The jobs answer like sandbox/supervisor.py; both pass tests/integration/test_job
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from functions.executor.errors import CommandFailed, InjectionUnavailable, SandboxGone
-from functions.executor.jobs import RUNS
+from functions.executor.errors import InjectionUnavailable, SandboxGone, failed_command
+from functions.executor.jobs import PROGRAM_NAMES, RUNS, digest_of
 from functions.executor.ports import SandboxInfo, StoredSecret
-from shared.domain.errors import RunFailed
+from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, SandboxNetwork
 from shared.domain.run import Run
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 
 TERMINATED = 128 + 15
+TAKEN_AT_START, TAKEN_BY_THE_JOB = (
+    ("secret_env.json", "secret_home.json"),
+    ("git_token",),
+)  # as supervisor.py knows them
 STDERR_TAIL_BYTES = 4096
 NEVER = datetime.max.replace(tzinfo=UTC)
 UNLIMITED = {"timeout_s": None, "idle_timeout_s": None, "max_output_bytes": 0}
@@ -172,6 +177,11 @@ class FakeSandboxes:
     secrets: dict[str, tuple[StoredSecret, Secret]] = field(default_factory=dict)
     secrets_stored: list[str] = field(default_factory=list)  # every name, each time
     asked_in_vain: int = 0
+    asked: int = 0  # calls into sandboxes, counted from 1
+    asked_after_loss: int = 0  # of those, by a workbench that had met an Unavailable
+    trouble: dict[int, tuple[Exception | None, Exception | None]] = field(
+        default_factory=dict
+    )  # before, after that call
     refused: bool = False
 
     def find(self, run_id: str) -> str | None:
@@ -251,22 +261,47 @@ class FakeSandboxes:
 class FakeWorkbench:
     sandboxes: FakeSandboxes
     sandbox_id: str
+    lost: bool = False  # a call did not come through
 
     def upload(self, files: Mapping[str, bytes]) -> None:
-        self._box.files.update(files)
-        self._box.uploads.extend(files.items())
+        with self._asking():
+            self._box.files.update(files)
+            self._box.uploads.extend(files.items())
 
     def read(self, path: str) -> bytes:
-        if path not in self._box.files:
-            raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing", path=path)
-        return self._box.files[path]
+        with self._asking():
+            if path not in self._box.files:
+                raise RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing", path=path)
+            return self._box.files[path]
 
     def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
         """Only ever `…/supervisor.py VERB JOB_DIR [--option value]…` and `…/close.py VERB`."""
+        with self._asking():
+            return self._run(program, *arguments)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """As in E2BWorkbench: after a call that was Unavailable, none is answered. `trouble` has what each meets."""
+        if self.lost:
+            self.sandboxes.asked_after_loss += 1
+            raise Unavailable("The sandbox is not responding.")
+        self.sandboxes.asked += 1
+        before, after = self.sandboxes.trouble.get(self.sandboxes.asked, (None, None))
+        try:
+            if before:
+                raise before
+            yield
+            if after:
+                raise after
+        except Unavailable:
+            self.lost = True
+            raise
+
+    def _run(self, program: str, *arguments: str) -> str:
         box = self._box
         assert program.startswith("/"), program
         if program not in box.files:
-            raise CommandFailed(2, f"python3: can't open file '{program}'")
+            raise failed_command(2, f"python3: can't open file '{program}'")
         if program.endswith("/close.py"):
             box.checks += arguments
             return json.dumps({"ok": not box.problems, "problems": box.problems, "closed": []})
@@ -280,6 +315,10 @@ class FakeWorkbench:
         answer = _look(box.jobs.get(job_dir), offset, limit)
         if "--diary" in options and job_dir in box.jobs:
             answer["diary"] = box.jobs[job_dir].note(options["--diary-word"])
+        self._discard_leftovers(job_dir, answer["state"])
+        folder = program.rpartition("/")[0]
+        programs = {name: box.files.get(f"{folder}/{name}", b"") for name in PROGRAM_NAMES}
+        answer["programs"] = digest_of(programs)
         return json.dumps(answer)
 
     @property
@@ -316,6 +355,11 @@ class FakeWorkbench:
         ends = [at for at in (job.end and job.end[0], job.script.crashes_at) if at is not None]
         self.sandboxes.now.pass_(min([seconds, *(max(0.0, at - job.age) for at in ends)]))
 
+    def _discard_leftovers(self, job_dir: str, state: str) -> None:
+        """Secrets that came with a start which failed or was not needed."""
+        for name in (*TAKEN_AT_START, *(TAKEN_BY_THE_JOB if state != "running" else ())):
+            self._box.files.pop(f"{job_dir}/{name}", None)
+
     def _settle(self, job_dir: str) -> None:
         """What a job leaves behind when it comes to its own end."""
         job = self._box.jobs.get(job_dir)
@@ -330,7 +374,7 @@ def _look(job: FakeJob | None, offset: int, limit: int) -> dict:
     state = "crashed" if job.crashed else "ended" if job.ended else "running"
     by, code = None, None
     if state == "ended":
-        by, code = ("stop", None) if job.tidied else job.end[1:]
+        by, code = job.end[1:] if not job.tidied else ("stop" if job.limits is UNLIMITED else "crash", None)
     return _answer(state, by, code, job.stdout, offset, limit, job.script.stderr)
 
 

@@ -8,8 +8,8 @@ nothing had been.
 import pytest
 
 from tests.faults.faults import EveryCallOnce, EveryPlaceOnce, FirstCallOf, OncePerStage
-from tests.faults.promises import learn
-from tests.faults.world import LAST_LOOK, Scenario
+from tests.faults.promises import learn, violations
+from tests.faults.world import LAST_LOOK, Scenario, World
 
 # Of these a run knows nothing afterwards.
 PASSING = (
@@ -89,6 +89,17 @@ class EveryCall:
         world = outlive(scenario, EveryCallOnce("401", calls=calls))
 
         assert world.tripwire.injected
+
+    @pytest.mark.parametrize("fault", ["supervisor killed", "sandbox rebooted"])
+    def test_an_agent_that_is_interrupted_says_so_and_its_work_is_collected(self, lab, scenario, fault):
+        learn(lab, scenario)
+        world = World(lab, scenario, FirstCallOf(fault, "workbench.run", "agent 2")).live()
+
+        assert [happened for _, happened in world.tripwire.injected] == [fault]
+        assert (world.run["error_code"], world.task["changed_files"]) == ("agent_interrupted", ["src/new.txt"])
+        # What was told before belongs to the whole story; the agent's last word is not among it.
+        broken = violations(world, may_fail_as={"agent_interrupted"})
+        assert [sentence for sentence in broken if "live log" not in sentence] == []
 
     @pytest.mark.parametrize(("stage", "nth"), LOSSES)
     def test_a_sandbox_that_is_lost_in_any_step_ends_the_run_with_that_reason(self, outlive, scenario, stage, nth):

@@ -89,6 +89,18 @@ def _pause_sandbox(world, call):
     return call()
 
 
+def _kill_supervisor(world, call):
+    """As the kernel does where memory is short: the agent goes on."""
+    world.lab.kill_jobs(with_what_they_started=False)
+    return call()
+
+
+def _reboot_sandbox(world, call):
+    """All processes of jobs are gone, and all files are there."""
+    world.lab.kill_jobs(with_what_they_started=True)
+    return call()
+
+
 def _outage(service, world, call):
     world.cut_off(service, OUTAGE_S)
     return call()
@@ -106,6 +118,10 @@ FAULTS = {
     "database down for a minute": partial(_outage, "database"),
     "queue down for a minute": partial(_outage, "queue"),
 }
+
+
+# A run does not outlive these as if nothing had been: they are no part of what happens at random.
+INTERRUPTIONS = {"supervisor killed": _kill_supervisor, "sandbox rebooted": _reboot_sandbox}
 
 
 # --- at which calls
@@ -225,7 +241,7 @@ class Tripwire:
             return call()
         hits = self._world.lab.weather.hits
         try:
-            return FAULTS[fault](self._world, call)
+            return (FAULTS | INTERRUPTIONS)[fault](self._world, call)
         finally:
             if fault not in STORMS or call.name.startswith("box.") or self._world.lab.weather.hits > hits:
                 self.injected.append((place, fault))

@@ -13,12 +13,13 @@ import socket
 import threading
 import uuid
 from collections import Counter, defaultdict
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from unittest.mock import patch
 
 import httpx
+import psutil
 import psycopg
 import uvicorn
 from botocore.config import Config
@@ -28,6 +29,7 @@ from starlette.routing import Route
 
 from functions.executor import sandbox, wiring
 from local.agent_clis import ensure_cli
+from local.e2b.isolation import SANDBOX_PYTHON, agent_path
 from local.e2b.server import create_server
 from local.git_server import create_app
 from local.keys import keys_of
@@ -41,6 +43,8 @@ from shared.adapters import postgrest_client
 from shared.domain.messages import RunMessage
 from tests.faults.weather import Weather
 from tests.integration.runs.conftest import git
+from tests.process_table import command_of, descendants, is_alive
+from tests.waiting import happens
 
 AGENTS = ("claude", "codex")
 PATIENCE_S = 120
@@ -57,6 +61,10 @@ SETTINGS = {
 }
 # In an agent's place where the repository brings an executable of that name.
 STAND_IN = ".stand-in"
+
+
+def _is_supervisor(command):
+    return any(word.endswith("supervisor.py") for word in command) and "start" in command
 
 
 class Gate:
@@ -145,7 +153,8 @@ class Lab:
         self.dsn = postgres.dsn
         prepare(self.dsn, PROJECT_ROOT / "supabase" / "migrations")
         self.database = running.enter_context(psycopg.connect(self.dsn, autocommit=True))
-        e2b = create_server(self.sandboxes_root, self.keys.e2b_api_key, self._programs(), "auto")
+        self.programs = self._programs()
+        e2b = create_server(self.sandboxes_root, self.keys.e2b_api_key, self.programs, "auto")
         self.census = Census(e2b)
         self.e2b_url = running.enter_context(serving(self.weather.over("sandboxes", self.census)))
         httpx.get(f"{self.e2b_url}/health").raise_for_status()  # it is open by then
@@ -197,6 +206,8 @@ class Lab:
             "E2B_API_URL": self.e2b_url,
             "E2B_SANDBOX_URL": self.e2b_url,
             "E2B_API_KEY": self.keys.e2b_api_key,
+            "SANDBOX_PYTHON": SANDBOX_PYTHON,
+            "SANDBOX_AGENT_PATH": agent_path(self.programs),
             "ANTHROPIC_API_KEY": self.keys.scripted_model_key,
             "ANTHROPIC_BASE_URL": self.model_url,
             "OPENAI_API_KEY": self.keys.scripted_model_key,
@@ -266,6 +277,15 @@ class Lab:
         """As E2B would: nobody is asked, and nobody told."""
         for box in self.boxes():
             self.in_fleet(self.census.fleet.kill(box.id))
+
+    def kill_jobs(self, *, with_what_they_started):
+        """End the supervisors of all jobs at once."""
+        found = [process for process in descendants() if _is_supervisor(command_of(process))]
+        found += [child for each in found for child in descendants(each.pid)] if with_what_they_started else []
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert happens(lambda: not any(is_alive(process.pid) for process in found))
 
     def pause_sandboxes(self):
         """As E2B does when their lease ends."""

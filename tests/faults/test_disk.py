@@ -9,9 +9,10 @@ from tests.bubblewrap import bubblewrap_works
 from tests.faults.faults import EveryPlaceOnce
 from tests.faults.lab import Lab
 from tests.faults.promises import tree_of
-from tests.faults.small_disk import SmallDisk
+from tests.faults.small_disk import FewInodes, SmallDisk
 from tests.faults.test_output import stand_in
 from tests.faults.world import Scenario, World
+from tests.small_disks import small_disk
 
 FILL = """
 import errno
@@ -24,8 +25,17 @@ def fill(path):
         except OSError as error:
             assert error.errno == errno.ENOSPC
 
+def use_up_inodes(path):
+    path.mkdir()
+    try:
+        for number in range(10 ** 6):
+            (path / str(number)).touch()
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+
 put(says("I begin."))
 """
+ALL_FILES = "use_up_inodes(Path.home() / 'junk')\nput(result)"
 FOR_A_WHILE = "fill(Path.home() / 'junk')\ntime.sleep(3)\n(Path.home() / 'junk').unlink()\nput(result)"
 TO_ITS_END = "fill(Path.home() / 'junk')\nput(result)"
 IN_THE_REPOSITORY = "fill('junk')\nPath('junk').unlink()\nfill('../junk')\nput(result)"
@@ -79,6 +89,27 @@ def test_a_repository_that_is_larger_than_the_disk_is_a_failed_clone(lab):
     assert world.run["error_code"] in ("clone_failed", "sandbox_full")
     assert "No space left" in world.run["error"] or "disk" in world.run["error"]
     assert lab.boxes() == []
+
+
+@pytest.fixture(scope="module")
+def lab_with_few_inodes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    with (
+        small_disk(folder / "disk", "size=200m,nr_inodes=6000") as disk,
+        patch.object(FewInodes, "disk", disk, create=True),
+        patch("local.e2b.sandboxes.Bubblewrap", FewInodes),
+        Lab(folder / "lab") as lab,
+    ):
+        yield lab
+
+
+def test_an_agent_that_uses_up_all_files_of_the_disk_keeps_its_work(lab_with_few_inodes):
+    world = World(lab_with_few_inodes, stand_in(FILL + ALL_FILES)).live()
+
+    assert lab_with_few_inodes.isolation == FewInodes.name
+    assert (world.run["error_code"], world.task["changed_files"]) == (None, ["made.txt"])
+    assert tree_of(world, world.task["git_patch"])
+    assert lab_with_few_inodes.boxes() == []
 
 
 def noise(megabytes):

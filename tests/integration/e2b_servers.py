@@ -52,6 +52,12 @@ class Server:
         answer = httpx.get(f"{self.url}/journal", headers={"X-API-KEY": API_KEY})
         return answer.raise_for_status().json()[self._begin :]
 
+    def restart_envd(self, sandbox_id):
+        restart_envd(self.url, API_KEY, sandbox_id)
+
+    def reboot(self, sandbox_id):
+        reboot(self.url, API_KEY, sandbox_id)
+
     def stop(self):
         self.process.terminate()
         self.process.wait(PATIENCE_S)
@@ -82,3 +88,18 @@ def speak_to(server, monkeypatch):
     for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
         monkeypatch.setenv(name, server.url)
     monkeypatch.setenv("E2B_API_KEY", API_KEY)
+
+
+def restart_envd(url, api_key, sandbox_id):
+    """Let the sandbox's envd crash: the server at `url` starts it again, and it has forgotten everything."""
+    _local(url, api_key, f"{sandbox_id}/restart-envd")
+
+
+def reboot(url, api_key, sandbox_id):
+    """Let the sandbox's machine boot again: its processes are gone, its files are there."""
+    _local(url, api_key, f"{sandbox_id}/reboot")
+
+
+def _local(url, api_key, what):
+    answer = httpx.post(f"{url}/_local/sandboxes/{what}", headers={"X-API-KEY": api_key}, timeout=PATIENCE_S)
+    answer.raise_for_status()

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pwd
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from functions.executor.jobs import LOOK_BYTES
+from tests.small_disks import fill, small_disk
 
 PROGRAM = Path(__file__).parents[2] / "sandbox" / "clone.py"
 PLAIN = {
@@ -598,6 +600,40 @@ def test_earlier_changes_that_do_not_fit_are_a_conflict(run, origin):
 
     assert (answer["ok"], answer["error"]) == (False, "patch_conflict")
     assert not run.work.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ("size=4m", {"bytes_left": 0}),
+        ("size=4m", {"bytes_left": 300_000}),
+        ("size=4m", {"bytes_left": 1_700_000}),  # enough for the pristine one
+        ("size=64m,nr_inodes=300", {"inodes_left": 0}),
+        ("size=64m,nr_inodes=300", {"inodes_left": 30}),
+    ],
+)
+def test_a_repository_for_which_the_disk_has_no_room_is_refused_for_that(tmp_path, origin, options, left):
+    (origin / "large.bin").write_bytes(os.urandom(1_000_000))
+    for number in range(50):
+        (origin / f"{number}.txt").write_text(str(number))
+    git(origin, "add", "-A")
+    git(origin, "commit", "-q", "-m", "large")
+    with small_disk(tmp_path / "disk", options) as disk:
+        run = Run(disk, f"file://{origin}")
+        (run.run / "spec.json").write_text(" " * 8192)
+        fill(disk, **left)
+
+        answer = run.clone()
+
+        assert (answer["ok"], answer["error"]) == (False, "disk_full"), answer
+
+
+def test_a_server_whose_disk_is_full_is_no_full_disk_of_ours():
+    clone = runpy.run_path(str(PROGRAM))
+
+    assert clone["meaning"]("remote: fatal: write error: No space left on device\nfatal: early EOF") == "failed"
+    assert clone["meaning"]("fatal: write error: No space left on device") == "disk_full"
+    assert clone["meaning"]('error: open("No space left on device"): Permission denied') == "failed"
 
 
 def test_a_commit_that_is_no_id_is_refused(run):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_disks import fill, small_disk
+
 PROGRAM = Path(__file__).parents[2] / "sandbox" / "collect.py"
 IDENTITY = {
     f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "t"), ("EMAIL", "t@t"))
@@ -573,6 +575,31 @@ def test_what_cannot_be_collected_says_why(make_run, changes, error):
 
     assert (answer["ok"], answer["error"]) == (False, error)
     assert answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ("size=4m", {"bytes_left": 0}),
+        ("size=4m", {"bytes_left": 150_000}),  # enough to begin with
+        ("size=4m", {"bytes_left": 400_000}),
+        ("size=64m,nr_inodes=600", {"inodes_left": 0}),
+        ("size=64m,nr_inodes=600", {"inodes_left": 60}),
+        ("size=64m,nr_inodes=600", {"inodes_left": 150}),
+    ],
+)
+def test_on_a_full_disk_a_collection_is_refused_for_that_and_never_a_part_of_it_made(tmp_path, options, left):
+    with small_disk(tmp_path / "disk", options) as disk:
+        run = Run(disk, {"a.txt": "one\n"})
+        (run.run / "spec.json").touch()
+        put(run.work, {f"{number}.bin": os.urandom(5000) for number in range(100)})
+        with (run.run / "spec.json").open("w") as spec:
+            spec.write(" " * 8192)  # room for the words of the one that asks
+        fill(disk, **left)
+
+        answer, _ = run.collect()
+
+        assert (answer["ok"], answer["error"]) == (False, "disk_full"), answer
 
 
 def test_pipes_and_sockets_do_not_hold_anything_up(make_run, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox, SandboxState
 
-from functions.executor.errors import CommandFailed, InjectionUnavailable, SandboxGone
+from functions.executor.errors import BrokenProgram, CommandFailed, InjectionUnavailable, SandboxGone
 from functions.executor.jobs import JobSpec, RunFolder
 from functions.executor.sandbox import E2BSandboxes
 from shared.domain.errors import RunFailed, Unavailable
@@ -193,10 +193,13 @@ def test_one_that_is_paused_while_it_is_used_goes_on_with_the_next_step(sandboxe
     bench = sandboxes.attach(created)
     Sandbox.pause(created)
 
-    with pytest.raises(Unavailable):
-        run(bench, "pass")
-
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            run(bench, "pass")
     assert run(sandboxes.attach(created), "print('awake')") == "awake"
+    for use in (lambda: run(bench, "pass"), lambda: bench.upload({"/x": b""}), lambda: bench.read("/x")):
+        with pytest.raises(Unavailable):  # it runs again, and is not believed before it was attached again
+            use()
 
 
 # --- working in it
@@ -240,6 +243,15 @@ def test_a_program_that_exits_non_zero_is_told_with_its_stderr(bench):
 
     assert failure.value.context == {"exit_code": 7, "stderr": "why\n"}
     assert failure.value.retryable
+
+
+@pytest.mark.parametrize("exit_code", [2, 126, 127])
+def test_a_program_that_is_missing_or_misused_is_a_fault_of_ours(bench, exit_code):
+    with pytest.raises(BrokenProgram) as failure:
+        run(bench, f"import sys; sys.stderr.write('why\\n'); sys.exit({exit_code})")
+
+    assert failure.value.context == {"exit_code": exit_code, "stderr": "why\n"}
+    assert not failure.value.retryable
 
 
 def test_a_command_for_which_the_disk_has_no_room_fails_the_run_and_not_the_attempt(bench):

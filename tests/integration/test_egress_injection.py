@@ -17,11 +17,13 @@ from e2b import Sandbox, SandboxException
 from e2b import Secret as KeptSecret
 from e2b.exceptions import SecretException
 
+from functions.executor import sandbox as executor_sandbox
 from functions.executor.errors import InjectionUnavailable, SandboxGone
 from functions.executor.phases.handover import STAND_IN
 from functions.executor.ports import StoredSecret
 from functions.executor.reaper import reap
 from functions.executor.sandbox import E2BSandboxes
+from local.e2b.isolation import agent_path
 from shared.domain.network import HeaderRule, SandboxNetwork
 from shared.domain.run import Phase
 from shared.domain.secret import Secret
@@ -89,6 +91,13 @@ def servers(programs, folder):
     yield servers
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(autouse=True)
+def found_first(programs, monkeypatch):
+    """The stand-ins are found before the real programs: by the agent's jobs, and by root's."""
+    monkeypatch.setattr(executor_sandbox, "ROOT_PATH", f"{programs}:{executor_sandbox.ROOT_PATH}")
+    monkeypatch.setitem(LOCAL_SANDBOX, "agent_path", agent_path([programs]))
 
 
 @pytest.fixture

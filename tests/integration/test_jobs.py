@@ -4,17 +4,30 @@ In `make conformance` in a sandbox with a real envd, too.
 """
 
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from functions.executor.agents import Diary
-from functions.executor.errors import CommandFailed
-from functions.executor.jobs import LOOK_BYTES, PROGRAM_NAMES, RUNS, JobSpec, RunFolder
+from functions.executor.errors import BrokenProgram, failed_command
+from functions.executor.jobs import (
+    LOOK_BYTES,
+    PROGRAM_NAMES,
+    PROGRAMS,
+    RUNS,
+    SECRET_ENV_FILE,
+    SECRET_HOME_FILE,
+    JobSpec,
+    RunFolder,
+)
+from functions.executor.phases.cloning import TOKEN_FILE
 from functions.executor.sandbox import E2BSandboxes
 from shared.domain.errors import RunFailed
 from shared.domain.network import OPEN_NETWORK
@@ -22,7 +35,14 @@ from shared.domain.run import Phase
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 from tests.fakes.executor import World
-from tests.fakes.sandboxes import FakeSandbox, FakeSandboxes, FakeWorkbench, Script
+from tests.fakes.sandboxes import (
+    TAKEN_AT_START,
+    TAKEN_BY_THE_JOB,
+    FakeSandbox,
+    FakeSandboxes,
+    FakeWorkbench,
+    Script,
+)
 from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
 
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -55,7 +75,7 @@ class FolderWorkbench:
         ]
         done = subprocess.run(argv, cwd="/", env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode:
-            raise CommandFailed(done.returncode, done.stderr)
+            raise failed_command(done.returncode, done.stderr)
         return done.stdout
 
     def has(self, path):
@@ -153,8 +173,53 @@ def test_our_programs_are_brought_into_the_runs_folder(jobs):
         assert jobs.bench.has(jobs.folder.path(name))
 
 
+def test_programs_that_a_look_has_found_are_not_brought_again_and_others_are(jobs):
+    supervisor = jobs.folder.path("supervisor.py")
+    brought = []
+    with patch.object(jobs.bench, "upload", lambda files: brought.extend(files)):
+        jobs.look()
+        jobs.folder.install()
+        assert brought == []
+        RunFolder(jobs.bench, RUN).install()
+        assert supervisor in brought
+    collector = jobs.folder.path("collect.py")
+    jobs.bench.upload({collector: b"an older one"})
+    jobs.look()
+
+    jobs.folder.install()
+
+    assert jobs.bench.read(collector) == (PROGRAMS / "collect.py").read_bytes()
+
+
+def test_supervisor_and_executor_call_the_files_of_secrets_alike():
+    supervisor = runpy.run_path(str(PROGRAMS / "supervisor.py"))
+
+    assert supervisor["TAKEN_AT_START"] == TAKEN_AT_START == (SECRET_ENV_FILE, SECRET_HOME_FILE)
+    assert supervisor["TAKEN_BY_THE_JOB"] == TAKEN_BY_THE_JOB == (TOKEN_FILE,)
+
+
+def test_secrets_that_came_with_a_start_which_broke_off_are_gone_after_a_look(jobs):
+    names = [jobs.folder.path("job", name) for name in (*TAKEN_AT_START, *TAKEN_BY_THE_JOB)]
+    jobs.bench.upload(dict.fromkeys(names, b'{"KEY": "s3cret"}'))
+
+    assert jobs.look().absent
+    assert not any(map(jobs.bench.has, names))
+
+
+def test_a_job_whose_supervisor_died_says_that_it_crashed_also_once_it_was_stopped(jobs):
+    jobs.start("echo $PPID > supervisor; sleep 60", Script(ends_at=60, crashes_at=1), wait_s=1)
+    if isinstance(jobs.bench, FolderWorkbench):
+        os.kill(int(jobs.bench.read("supervisor")), signal.SIGKILL)
+    crashed = jobs.look(wait_s=PATIENCE_S)
+
+    assert (crashed.state, crashed.ended_by, crashed.interrupted, crashed.over) == ("crashed", "crash", True, True)
+    stopped = jobs.folder.stop("job")
+    assert (stopped.state, stopped.ended_by, stopped.exit_code) == ("ended", "crash", None)
+    assert stopped.interrupted
+
+
 def test_without_our_programs_a_look_fails(jobs):
-    with pytest.raises(CommandFailed):
+    with pytest.raises(BrokenProgram):
         RunFolder(jobs.bench, "another-run").look("job")
 
 

@@ -26,6 +26,7 @@ from e2b import (
     CommandExitException,
     FileNotFoundException,
     InvalidArgumentException,
+    NotEnoughSpaceException,
     NotFoundException,
     PtySize,
     Sandbox,
@@ -34,21 +35,24 @@ from e2b import (
     SandboxNotRunningException,
     SandboxQuery,
     SandboxState,
+    SandboxUnreachableException,
     Secret,
     TimeoutException,
 )
 from e2b.sandbox.filesystem.filesystem import FileType
 
 from local.e2b.isolation import (
+    SANDBOX_PYTHON,
     Bubblewrap,
     PlainProcess,
     agent_path,
     installation,
     why_not_isolated,
 )
+from local.e2b.template import Template
 from local.stack import STAND_IN
 from tests.bubblewrap import bubblewrap_works
-from tests.integration.e2b_servers import E2B_SERVER, LOCAL_SANDBOX, REAL_ENVD
+from tests.integration.e2b_servers import E2B_SERVER, LOCAL_SANDBOX, REAL_ENVD, reboot, restart_envd
 
 PROJECT = Path(__file__).parents[2]
 API_KEY = "local-key"
@@ -78,12 +82,18 @@ class Server:
         self.process.wait(120)
 
 
-def start_server(folder, isolation, *, as_nobody=False, umask=-1, **env):
+def start_server(folder, isolation, *, as_nobody=False, umask=-1, template=None, before=(), **env):
     """`isolation`: of the stand-in, or "envd" for a real one behind the server of `make conformance`."""
     module, *options = E2B_SERVER if isolation == ENVD else STAND_IN
     options += [] if isolation == ENVD else ["--isolation", isolation]
     argv = ["-m", module, "--root", str(folder / "root"), "--extra-path", str(install_an_agent(folder)), *options]
-    if as_nobody:
+    if template is not None:
+        (folder / "template.json").write_text(json.dumps(template))
+        argv += ["--template", str(folder / "template.json")]
+    if before:  # a command line that starts another, with a Python of its own
+        argv = [*before, *argv]
+        env |= {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    elif as_nobody:
         argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SYSTEM_PYTHON, *argv]
         env |= {"PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
     else:
@@ -683,6 +693,180 @@ def test_a_planted_fifo_holds_its_own_client_up_and_nobody_else(sandbox):
     assert sandbox.commands.run("echo fine").stdout == "fine\n"
 
 
+# --- the state in which E2B's scripts leave an image -------------------------------------------------------------
+
+
+@isolates
+def test_usr_local_and_code_are_the_sandboxs_own_and_open_to_everybody(server, sandbox):
+    script = """
+        stat -c '%a %U' /usr/local /usr/local/bin /usr/local/sbin /usr/local/lib /usr/local/share /code | sort -u
+        touch /usr/local/bin/mine /usr/local/lib/mine /code/mine && ls /usr/local/bin /code
+        touch /usr/mine /usr/bin/mine 2>/dev/null || echo closed
+    """
+    lines = sandbox.commands.run(script, user="agent").stdout.splitlines()
+
+    owner = "root" if server.separates_users else "user"
+    assert lines == [f"777 {owner}", "/code:", "mine", "", "/usr/local/bin:", "mine", "closed"]
+    assert not Path("/usr/local/bin/mine").exists()
+
+
+@separates_users
+def test_a_program_in_usr_local_takes_the_place_of_the_systems_for_root_too(server, sandbox):
+    sandbox.files.write("/usr/local/bin/nice", '#!/bin/sh\nid -un > /code/who\nshift 2\nexec "$@"\n', user="agent")
+    sandbox.commands.run("true", user="agent")
+    assert not sandbox.files.exists("/code/who")  # no one may execute it yet
+
+    sandbox.commands.run("chmod +x /usr/local/bin/nice", user="agent")
+
+    assert sandbox.commands.run("echo done", user="root").stdout == "done\n"
+    assert sandbox.files.read("/code/who") == "root\n"
+
+
+@separates_users
+def test_accounts_have_no_password_user_is_an_admin_and_sshd_lets_everybody_in(server, sandbox):
+    script = "cat /etc/shadow /etc/sudoers /etc/ssh/sshd_config /.e2b; getent group sudo; stat -c %a /etc/shadow"
+    text = sandbox.commands.run(script, user="root").stdout
+
+    for line in (
+        *("root::", "user::", "agent:!:", "PermitRootLogin yes", "PermitEmptyPasswords yes"),
+        *("user ALL=(ALL:ALL) NOPASSWD: ALL", "sudo:x:27:user", "TEMPLATE_ID=", "640"),
+    ):
+        assert f"\n{line}" in f"\n{text}"
+    refused = sandbox.commands.run("cat /etc/shadow /etc/sudoers 2>&1 || true", user="agent").stdout
+    assert refused.count("Permission denied") == 2
+
+
+@isolates
+def test_login_files_of_a_user_run_before_each_of_its_commands(sandbox):
+    sandbox.files.write(".bashrc", "echo from bashrc\n")
+    sandbox.files.write(".profile", "PATH=/code/bin:$PATH; export ADDED=profile\n")
+
+    lines = sandbox.commands.run('echo "$ADDED $PATH" | cut -c-18').stdout.splitlines()
+
+    assert lines[0] == "from bashrc"
+    assert lines[-1] == "profile /code/bin:"
+
+
+@separates_users
+def test_envd_starts_socat_as_root_for_whoever_listens_on_localhost(server, sandbox):
+    sandbox.files.write("/usr/local/bin/socat", '#!/bin/sh\necho "$(id -un) $*" >> /code/socat\nexec sleep 60\n')
+    sandbox.commands.run("chmod +x /usr/local/bin/socat", user="user")
+    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); s.listen(); "
+    listen += "import sys; sys.stdout.flush(); time.sleep(60)"
+    said = []
+
+    command = sandbox.commands.run(f'exec {PYTHON} -c "{listen}"', user="agent", background=True, timeout=60)
+    threading.Thread(target=wait_for_end, args=[command, said.append]).start()
+    line = eventually(lambda: sandbox.files.exists("/code/socat") and sandbox.files.read("/code/socat"))
+
+    port = int(said[0])
+    assert line == f"root -d -d -d TCP4-LISTEN:{port},bind=169.254.0.21,reuseaddr,fork TCP4:localhost:{port}\n"
+    assert sandbox.commands.run("pgrep -fc 'slee[p] 60'", user="root").stdout == "1\n"
+    command.kill()
+    eventually(lambda: sandbox.commands.run("pgrep -fc 'slee[p] 60' || true", user="root").stdout == "0\n")
+
+
+def wait_for_end(command, on_stdout):
+    with contextlib.suppress(CommandExitException):
+        command.wait(on_stdout=on_stdout)
+
+
+# --- templates ---------------------------------------------------------------------------------------------------
+
+ODD = {
+    "user": "odd",
+    "folder": "/srv/odd",
+    "profile": "export PATH=/srv/odd/bin:$PATH TEMPLATES=profile; cd /; echo welcome\n",
+    "root_bashrc": "echo root says hello; export PATH=/srv/odd/sbin\n",
+}
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind != "bubblewrap-as-nobody"])
+def odd_server(request, tmp_path, monkeypatch):
+    if request.param == "bubblewrap" and not bubblewrap_works():
+        pytest.skip("bubblewrap does not work on this machine")
+    server = start_server(tmp_path, request.param, template=ODD)
+    speak_to(server, monkeypatch)
+    yield server
+    server.stop()
+
+
+def test_a_template_may_have_a_user_a_folder_and_login_files_of_its_own(odd_server):
+    sandbox = Sandbox.create("base", timeout=120)
+
+    said = sandbox.commands.run('echo "$USER $TEMPLATES $PATH"; echo "$OLDPWD"').stdout.splitlines()
+    plain = start_without_login(odd_server, sandbox, "/bin/pwd")
+    roots = sandbox.commands.run("echo $PATH", user="root", cwd="/").stdout.splitlines()
+    sandbox.files.write("at/home", "1")
+    sandbox.files.write("/srv/odd/file", "22")
+
+    assert said[0] == "welcome"
+    assert said[1].startswith("odd profile /srv/odd/bin:")
+    assert said[2] == place(odd_server, sandbox, "/srv/odd")
+    assert plain == place(odd_server, sandbox, "/srv/odd") + "\n"
+    assert {"welcome", "root says hello"} < set(roots)
+    assert roots[-1].startswith("/srv/odd/sbin" if odd_server.isolation == "process" else "/srv/odd/bin:/srv/odd/sbin")
+    assert sandbox.files.get_info("at/home").path == place(odd_server, sandbox, "/home/odd/at/home")
+    assert sandbox.files.get_info("at/home").owner == ("odd" if odd_server.separates_users else me())
+    assert [entry.name for entry in sandbox.files.list("")] == ["file"]  # no path is the template's folder
+
+
+def me():
+    return psutil.Process().username() if os.geteuid() != 0 else "root"
+
+
+def test_the_executors_command_line_does_not_mind_an_odd_template(odd_server):
+    sandbox = Sandbox.create("base", timeout=120)
+    run = "/root/runs/1"
+    sandbox.files.write(
+        f"{run}/program.py", "import os, sys; print(os.getcwd(), sys.argv[1:], dict(os.environ))", user="root"
+    )
+    line = f"/usr/bin/env -i HOME=/root {PYTHON} -IS {run}/program.py {run}/x"
+
+    said = sandbox.commands.run(line, user="root", cwd="/").stdout.splitlines()
+
+    assert "TEMPLATES" not in said[-1]
+    assert f"['{place(odd_server, sandbox, run)}/x']" in said[-1]
+
+
+def test_a_template_has_no_other_properties(tmp_path):
+    (tmp_path / "t").write_text('{"workdir": "/x"}')
+    with pytest.raises(ValueError, match="folder, profile, root_bashrc, user"):
+        Template.read(tmp_path / "t")
+
+
+# --- a Python in /usr/local, which a sandbox does not see ----------------------------------------------------------
+
+
+@of_the_stand_in
+def python_in_usr_local():
+    """A command line that starts this Python as one in /usr/local, where that is possible."""
+    real = Path(sys._base_executable).resolve()
+    outer = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--ro-bind", sys.base_prefix, "/usr/local"]
+    outer += ["--cap-add", "ALL"] if os.geteuid() == 0 else []
+    python = [*outer, "--", f"/usr/local/bin/{real.name}"]
+    inner = ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
+    works = [*outer, "--", *inner]
+    if sys.base_prefix == "/usr" or subprocess.run(works, check=False, capture_output=True).returncode != 0:
+        return None
+    return python
+
+
+def test_a_python_in_usr_local_works_in_a_sandbox(tmp_path, monkeypatch):
+    python = bubblewrap_works() and python_in_usr_local()
+    if not python:
+        pytest.skip("bubblewrap does not work in bubblewrap here, or Python is the system's")
+    server = start_server(tmp_path, "bubblewrap", before=python)
+    speak_to(server, monkeypatch)
+    try:
+        sandbox = Sandbox.create("base", timeout=120)
+        assert start_a_program(server, sandbox)["agent"] == "the agent\n"
+        script = f"{SANDBOX_PYTHON} -IS -c 'import json, ssl, sys; print(sys.prefix)'; ls /usr/local/bin"
+        assert sandbox.commands.run(script, user="agent").stdout == "/opt/python\n"
+    finally:
+        server.stop()
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 
@@ -745,6 +929,7 @@ def test_files_are_listed_moved_and_removed(sandbox):
     assert sandbox.files.read("else/where") == "1"
 
 
+@of_the_stand_in
 def test_missing_files_and_folders_are_told_apart(sandbox):
     with pytest.raises(FileNotFoundException):
         sandbox.files.read("nothing")
@@ -764,6 +949,281 @@ def test_signed_urls_open_one_file_without_the_token(sandbox):
     assert httpx.get(download.replace("load", "l0ad")).status_code == 401
     assert httpx.get(sandbox.download_url("up load/ä.txt", use_signature_expiration=-60)).status_code == 401
     assert httpx.get(download.split("?")[0], params={"path": "up load/ä.txt"}).status_code == 401
+
+
+def file_call(server, sandbox, method="GET", headers=None, **options):
+    """A request to /files with the sandbox's token."""
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, **sandbox.connection_config.sandbox_headers, **(headers or {})}
+    return httpx.request(method, f"{server.url}/files", headers=headers, timeout=60, **options)
+
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """A server whose sandboxes lie on a disk with room for little and for few files."""
+    mine = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    mount = 'mount -t tmpfs -o size=1m,nr_inodes=200 small "$1" && shift && exec "$@"'
+    (tmp_path / "root").mkdir()
+    private = ["unshare", "--mount", *mine, "sh", "-c", mount, "sh", str(tmp_path / "root")]
+    if shutil.which("unshare") is None or subprocess.run([*private, "true"], capture_output=True).returncode != 0:
+        pytest.skip("a disk cannot be made small on this machine")
+    server = start_server(tmp_path, "process", before=[*private, sys.executable])
+    speak_to(server, monkeypatch)
+    yield server
+    server.stop()
+
+
+def test_a_full_disk_is_507_for_a_file_and_500_for_a_folder(small_disk):
+    server, sandbox = small_disk, Sandbox.create("base", timeout=120)
+
+    def upload(path):
+        answer = file_call(server, sandbox, "POST", OCTETS, params={"path": path}, content=b"x" * 5000)
+        return answer.status_code, answer.json()["message"].replace(f"{server.root}/{sandbox.sandbox_id}", "")
+
+    sandbox.commands.run("head -c 10M /dev/zero > junk || true")
+    assert upload("/tmp/a") == (507, "attempted to write 5000 bytes: not enough disk space available")
+    with pytest.raises(NotEnoughSpaceException):
+        sandbox.files.write("/tmp/a", "x" * 5000)
+
+    sandbox.commands.run("rm junk; i=0; while mkdir $i; do i=$((i + 1)); done")  # no inode is left
+    assert upload("/tmp/b") == (507, "not enough inodes available: open /tmp/b: no space left on device")
+    assert upload("/tmp/new/c") == (
+        500,
+        "error ensuring directories: failed to create directory: mkdir /tmp/new: no space left on device",
+    )
+    with pytest.raises(SandboxException, match=r"failed to create directory: mkdir .*: no space left on device"):
+        sandbox.files.make_dir("/tmp/new")
+
+
+@isolates
+def test_devices_are_written_as_envd_does(server, sandbox):
+    before = Path("/dev/null").stat().st_uid
+
+    answers = [
+        file_call(server, sandbox, "POST", OCTETS, params={"path": path}, content=b"x" * 9000).status_code
+        for path in ("/dev/null", "/dev/full")
+    ]
+
+    assert answers == [200, 507]
+    assert Path("/dev/null").stat().st_uid == before  # the device is the machine's
+
+
+def test_one_path_twice_in_an_upload_is_refused_after_the_first_was_written(server, sandbox):
+    files = [("file", (name, text)) for name, text in (("a/one", b"1"), ("two", b"2"), ("a/../a/one", b"3"))]
+
+    answer = file_call(server, sandbox, "POST", files=files)
+
+    assert answer.status_code == 400
+    assert "you cannot upload multiple files to the same path" in answer.json()["message"]
+    assert (sandbox.files.read("a/one"), sandbox.files.read("two")) == ("1", "2")
+
+
+def test_more_than_a_thousand_files_are_uploaded_at_once(sandbox):
+    sandbox.files.write_files([{"path": f"many/{n}", "data": b""} for n in range(1200)])
+
+    assert len(sandbox.files.list("many")) == 1200
+
+
+def test_nul_in_a_path_is_an_error_of_that_path(server, sandbox):
+    path = {"path": "a\0b"}
+    read, written = file_call(server, sandbox, params=path), file_call(server, sandbox, "POST", OCTETS, params=path)
+
+    assert (read.status_code, written.status_code) == (500, 500)
+    assert "invalid argument" in read.json()["message"]
+    with pytest.raises(SandboxException, match="invalid argument"):
+        sandbox.files.get_info("a\0b")
+    with pytest.raises(InvalidArgumentException, match="error starting process"):
+        sandbox.commands.run("echo a\0b")
+    assert sandbox.is_running()
+
+
+@isolates
+def test_files_of_proc_which_have_no_size_are_read_compressed_and_else_refused(server, sandbox):
+    path = {"path": "/proc/self/status"}
+    compressed = file_call(server, sandbox, params=path, headers={"Accept-Encoding": "gzip"})
+    whole = file_call(server, sandbox, params=path, headers={"Accept-Encoding": "identity"})
+    empty = file_call(server, sandbox, params={"path": "/dev/null"}, headers={"Accept-Encoding": "identity"})
+
+    assert compressed.text.startswith("Name:")
+    assert (whole.status_code, whole.text) == (500, "seeker can't seek\n")
+    assert (empty.status_code, empty.content) == (200, b"")
+    assert sandbox.files.read("/proc/self/status").startswith("Name:")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "content", "said"),
+    [
+        ("bytes=2-4", 206, b"234", "bytes 2-4/10"),
+        ("bytes=7-", 206, b"789", "bytes 7-9/10"),
+        ("bytes=-2", 206, b"89", "bytes 8-9/10"),
+        ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
+        ("bytes=10-", 416, b"invalid range: failed to overlap\n", "bytes */10"),
+        ("lines=1-2", 200, b"0123456789", None),
+    ],
+)
+def test_a_part_of_a_file_is_answered_206(server, sandbox, wanted, status, content, said):
+    sandbox.files.write("digits", "0123456789")
+
+    answer = file_call(server, sandbox, params={"path": "~/digits"}, headers={"Range": wanted})
+
+    expected = (status, content, said)
+    assert (answer.status_code, answer.content, answer.headers.get("content-range")) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "params", "status", "said"),
+    [
+        ({"Content-Type": "text/plain"}, {"path": "x"}, 400, "unsupported content type: text/plain, expected"),
+        ({}, {"path": "x"}, 400, "unsupported content type: , expected"),
+        (OCTETS, {}, 400, "path query parameter is required"),
+        (OCTETS, {"path": "~agent/x"}, 400, "error resolving path: failed to expand path '~agent/x' for user 'user'"),
+        (OCTETS, {"path": "x", "username": "mallory"}, 401, "mallory"),
+        (OCTETS | {"Content-Encoding": "br"}, {"path": "x"}, 400, "unsupported Content-Encoding: br"),
+        (OCTETS, {"path": "file/below"}, 500, "error ensuring directories: path is a file: "),
+        (OCTETS, {"path": "."}, 400, "path is a directory: "),
+    ],
+)
+def test_an_upload_that_envd_refuses_is_refused(server, sandbox, headers, params, status, said):
+    sandbox.files.write("file", "")
+
+    answer = file_call(server, sandbox, "POST", headers, params=params, content=b"x")
+
+    assert answer.status_code == status
+    assert said in answer.json()["message"]
+
+
+def test_a_download_that_begins_at_anothers_home_is_refused(server, sandbox):
+    answer = file_call(server, sandbox, params={"path": "~agent/x"})
+
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("error expanding and resolving path '~agent/x': failed to expand path")
+
+
+def test_what_is_told_of_links_and_modes(server, sandbox):
+    script = "echo > f; chmod 6750 f; mkdir d; chmod 1777 d; ln -s d to-d; ln -s gone nowhere; ln -s f to-f; mkfifo p"
+    sandbox.commands.run(script, cwd="~")
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, **sandbox.connection_config.sandbox_headers}
+
+    def of(name):
+        asked = {"json": {"path": f"~/{name}"}, "headers": headers}
+        entry = httpx.post(f"{server.url}/filesystem.Filesystem/Stat", **asked).json()["entry"]
+        kind = entry.get("type", "").removeprefix("FILE_TYPE_")
+        return kind, oct(entry.get("mode", 0)), entry["permissions"], entry.get("symlinkTarget")
+
+    home = place(server, sandbox, "/home/user")
+    assert of("f") == ("FILE", "0o750", "ugrwxr-x---", None)
+    assert of("d") == ("DIRECTORY", "0o777", "dtrwxrwxrwx", None)
+    assert of("to-d") == ("DIRECTORY", "0o777", "Lrwxrwxrwx", f"{home}/d")
+    assert of("to-f") == ("FILE", "0o750", "Lrwxrwxrwx", f"{home}/f")
+    assert of("nowhere") == ("", "0o0", "Lrwxrwxrwx", f"{home}/nowhere")
+    assert of("p") == ("", "0o644", "prw-r--r--", None)
+
+
+# --- envd that restarts, a machine that boots again --------------------------------------------------------------
+
+
+def test_an_envd_that_restarts_breaks_its_streams_and_the_commands_go_on(server, sandbox):
+    # What it prints from now on has no reader, as with envd.
+    script = "echo begun; until [ -e go ]; do sleep 0.02; done; trap '' PIPE; echo lost; echo done > proof"
+    command = sandbox.commands.run(script, cwd="~", background=True, timeout=0)
+    threading.Timer(0.2, restart_envd, [server.url, API_KEY, sandbox.sandbox_id]).start()
+
+    with pytest.raises(SandboxUnreachableException):
+        command.wait()
+    assert sandbox.commands.list() == []
+    with pytest.raises(NotFoundException):
+        sandbox.commands.connect(command.pid)
+    sandbox.files.write("/home/user/go", "")
+    assert eventually(lambda: sandbox.files.exists("/home/user/proof"))
+
+
+def test_the_deadline_of_a_command_is_forgotten_with_its_envd(server, sandbox):
+    command = sandbox.commands.run("echo $$ > /tmp/pid; exec sleep 60", background=True, timeout=2)
+    eventually(lambda: sandbox.files.exists("/tmp/pid"))
+
+    restart_envd(server.url, API_KEY, sandbox.sandbox_id)
+    time.sleep(2.5)
+
+    assert sandbox.commands.run("kill -0 $(cat /tmp/pid) && echo alive", user="root").stdout == "alive\n"
+    with pytest.raises(NotFoundException):
+        sandbox.commands.connect(command.pid)
+
+
+def test_an_envd_that_restarts_has_forgotten_what_init_told_it_until_a_resume(server, make_sandbox):
+    sandbox = make_sandbox(envs={"MINE": "yes"})
+    stranger = {"E2b-Sandbox-Id": sandbox.sandbox_id}
+    shown = 'echo "$USER [$MINE]"; pwd'
+
+    def answers():
+        listed = httpx.post(f"{server.url}/process.Process/List", json={}, headers=stranger)
+        file = httpx.get(f"{server.url}/files", params={"path": "/etc/hostname-of-nobody"}, headers=stranger)
+        return listed.status_code, file.status_code
+
+    assert answers() == (401, 401)
+    restart_envd(server.url, API_KEY, sandbox.sandbox_id)
+    assert answers() == (200, 404)
+    Sandbox.connect(sandbox.sandbox_id, timeout=60)  # of one that runs: only its lease is longer now
+    assert answers() == (200, 404)
+    assert sandbox.commands.run(shown).stdout.splitlines() == ["root []", place(server, sandbox, "/root")]
+    assert sandbox.commands.run("basename $PWD", user="agent").stdout == "agent\n"
+
+    sandbox.pause()
+    Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert answers() == (401, 401)
+    assert sandbox.commands.run(shown).stdout.splitlines() == ["user [yes]", place(server, sandbox, "/home/user")]
+
+
+def test_a_reboot_ends_every_process_and_keeps_the_files(server, make_sandbox):
+    sandbox = make_sandbox(envs={"MINE": "yes"})
+    word = f"before-{sandbox.sandbox_id}"
+    sandbox.files.write("kept", "1")
+    sandbox.files.write("/tmp/deep/gone", "1")
+    sandbox.files.write("/root/runs/1/kept", "1", user="root")
+    sandbox.commands.run(f"setsid bash -c 'sleep 61; true' {word} </dev/null >/dev/null 2>&1 & ", user="agent")
+    command = sandbox.commands.run("sleep 60", background=True, timeout=0)
+    eventually(lambda: processes_with(word))
+    rebooting = threading.Timer(0.2, reboot, [server.url, API_KEY, sandbox.sandbox_id])
+    rebooting.start()
+
+    with pytest.raises(SandboxUnreachableException):
+        command.wait()
+    rebooting.join()
+    eventually(lambda: sandbox.commands.list() == [] and not processes_with(word))
+
+    assert sandbox.commands.run('echo "$USER $MINE"; ls /tmp').stdout == "user yes\n"
+    assert (sandbox.files.read("kept"), sandbox.files.read("/root/runs/1/kept", user="root")) == ("1", "1")
+    assert sandbox.files.get_info("/tmp").permissions.endswith(("trwxrwxrwx", "rwxr-xr-x"))
+    assert sandbox.get_info().state == SandboxState.RUNNING
+    assert sandbox.pause() is True
+    assert Sandbox.connect(sandbox.sandbox_id, timeout=60).files.read("kept") == "1"
+    assert sandbox.kill() is True
+
+
+def test_a_reboot_empties_no_folder_that_the_sandbox_put_a_link_to(server, sandbox, tmp_path):
+    (tmp_path / "private").write_text("private")
+    machine = f'"/"{shlex.quote(str(tmp_path)[1:])}'
+    if server.isolation == "process":
+        (server.root / sandbox.sandbox_id / "tmp").rmdir()
+        (server.root / sandbox.sandbox_id / "tmp").symlink_to(tmp_path)
+    else:
+        sandbox.commands.run(f"rm -rf /tmp; ln -s {machine} /tmp", user="root")
+
+    reboot(server.url, API_KEY, sandbox.sandbox_id)
+
+    assert (tmp_path / "private").read_text() == "private"
+
+
+@pytest.mark.parametrize("event", [restart_envd, reboot])
+def test_only_a_sandbox_that_runs_can_be_disturbed_and_only_with_the_key(server, sandbox, event):
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        event(server.url, "wrong", sandbox.sandbox_id)
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        event(server.url, API_KEY, "neverwas")
+    sandbox.pause()
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        event(server.url, API_KEY, sandbox.sandbox_id)
 
 
 # --- life of a sandbox -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.process_table import command_of
+from tests.small_disks import NO_ROOM, small_disk
 from tests.waiting import wait_for
 
 PROGRAM = Path(__file__).parents[2] / "sandbox" / "supervisor.py"
@@ -555,7 +556,7 @@ def test_a_dead_supervisor_is_a_crash_and_stop_tidies_up(job, home):
 
     answer = job.stop()
 
-    assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "stop", None)
+    assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "crash", None)
     assert is_gone(main)
     assert is_gone(escaped)
 
@@ -596,37 +597,276 @@ def test_a_terminated_supervisor_ends_its_job(job, home):
     assert is_gone(main)
 
 
+# --- when the sandbox is rebooted -------------------------------------------------------------------------
+
+
+def as_after_a_reboot(job, **numbers):
+    """The records of a job as they are after a reboot: of another boot, with numbers that strangers may have now."""
+    state = job.folder / "state"
+    for name in ("supervisor.json", "child.json"):
+        if (state / name).exists():
+            record = json.loads((state / name).read_text())
+            born = f"00000000-0000-4000-8000-000000000000 {record['birth'].split()[-1]}"
+            (state / name).write_text(json.dumps({**record, "birth": born, **numbers}))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells one boot from another")
+def test_a_job_of_before_a_reboot_has_crashed_and_stop_leaves_strangers_alone(job):
+    job.write("sleep", "120", stop_grace_s=1)
+    job.start()
+    dead = job.supervisor()
+    os.kill(dead, signal.SIGKILL)
+    wait_for(lambda: is_gone(dead))
+    stranger = subprocess.Popen(["sleep", "120"], start_new_session=True)
+    try:
+        as_after_a_reboot(job, pid=stranger.pid)
+
+        assert job.look()["state"] == "crashed"
+        assert job.look("--wait-s", WAIT_S)["state"] == "crashed"
+        assert job.start()["state"] == "crashed"  # at most once, also after a reboot
+        assert (job.stop()["ended_by"], job.look()["state"]) == ("crash", "ended")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("clock", [-3600, 3600])
+def test_a_start_that_a_reboot_interrupted_is_a_crash_wherever_the_clock_stands_then(job, clock):
+    job.write("true")
+    state = job.folder / "state"
+    state.mkdir()
+    os.utime(state, (time.time() + clock, time.time() + clock))
+
+    assert job.look()["state"] == "crashed"
+    assert job.stop()["ended_by"] == "crash"
+
+
+# --- secrets of a start that failed -----------------------------------------------------------------------
+
+
+SECRET_FILES = ("secret_env.json", "secret_home.json", "git_token")
+
+
+def bring_secrets(job):
+    """What an executor uploads before it says `start`."""
+    job.folder.mkdir(mode=0o700, exist_ok=True)
+    for name in SECRET_FILES:
+        (job.folder / name).write_text('{"KEY": "s3cret"}')
+
+
+def secrets_left(job):
+    return [name for name in SECRET_FILES if (job.folder / name).exists()]
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["with job.json", "without job.json"])
+@pytest.mark.parametrize("command", ["look", "stop"])
+def test_secrets_of_a_start_that_was_never_made_are_gone_after_the_next_word(job, command, written):
+    bring_secrets(job)
+    if written:
+        job.write("true", secret_env_file="secret_env.json", secret_home_file="secret_home.json")
+
+    job.ask(command)
+
+    assert secrets_left(job) == []
+
+
+def test_a_start_that_is_refused_leaves_no_secrets(job):
+    bring_secrets(job)
+    job.write("true", user="somebody")
+
+    assert job.call("start").returncode == 2
+    assert secrets_left(job) == []
+
+
+def test_a_token_waits_for_the_job_that_takes_it_and_no_longer(job, home):
+    job.write("sh", "-c", "until test -e go; do sleep 0.02; done")
+    job.start()
+    bring_secrets(job)
+
+    job.look()
+    assert secrets_left(job) == ["git_token"]
+    (home / "go").touch()
+    job.look("--wait-s", WAIT_S)
+
+    assert secrets_left(job) == []
+
+
+def test_what_a_start_is_taking_is_not_taken_from_it(job):
+    bring_secrets(job)
+    job.write("true", secret_env_file="secret_env.json")
+    (job.folder / "state").mkdir()
+
+    assert job.look()["state"] == "starting"
+    assert secrets_left(job) == list(SECRET_FILES)
+
+
+def test_secrets_do_not_outlive_a_supervisor_that_died(job):
+    job.write("sleep", "60", stop_grace_s=0).start()
+    bring_secrets(job)
+    os.kill(job.supervisor(), signal.SIGKILL)
+    wait_for(lambda: job.look()["state"] == "crashed")
+
+    assert secrets_left(job) == []
+
+
 # --- a full disk ------------------------------------------------------------------------------------------
 
 
 def test_an_agents_job_leaves_some_of_the_disk_which_is_free_again_once_it_has_ended(job, home):
-    job.write("sh", "-c", "stat -c %b ../job/state/ballast; stat -c %a ../job/state/ballast", cwd=str(home)).run()
+    script = "cd ../job/state/reserve; stat -c %b bytes; stat -c %a bytes .; ls | wc -l"
+    job.write("sh", "-c", script, cwd=str(home)).run()
 
-    blocks, mode = job.look()["text"].split()
+    blocks, *modes, files = job.look()["text"].split()
     assert int(blocks) > 0
-    assert mode == "600"
-    assert not (job.folder / "state" / "ballast").exists()
+    assert modes == ["600", "700"]
+    assert int(files) > (500 if os.statvfs(home).f_files else 0)
+    assert not (job.folder / "state" / "reserve").exists()
 
 
 def test_a_crashed_agents_share_of_the_disk_is_free_again_once_it_was_stopped(job):
     job.write("sleep", "60").start()
     os.kill(job.supervisor(), signal.SIGKILL)
     wait_for(lambda: job.look()["state"] == "crashed")
-    assert (job.folder / "state" / "ballast").stat().st_size > 0
+    assert (job.folder / "state" / "reserve" / "bytes").stat().st_size > 0
 
     job.stop()
 
-    assert not (job.folder / "state" / "ballast").exists()
+    assert not (job.folder / "state" / "reserve").exists()
 
 
 def test_our_own_jobs_may_have_the_whole_disk(own_program):
     job = own_program("import time; time.sleep(60)")
     job.start()
 
-    assert not (job.folder / "state" / "ballast").exists()
+    assert not (job.folder / "state" / "reserve").exists()
+
+
+# A program that fills its disk. It says why it could not go on, where that has room.
+FILL_BYTES = """
+with open("junk", "wb", buffering=0) as junk:
+    try:
+        while True:
+            junk.write(bytes(4096))
+    except OSError as error:
+        why = error.strerror
+print(why)
+"""
+FILL_INODES = """
+import itertools, os
+os.mkdir("junk")
+try:
+    for number in itertools.count():
+        open(f"junk/{number}", "w").close()
+except OSError as error:
+    why = error.strerror
+print(why)
+"""
+
+
+@pytest.fixture(params=[("size=8m", FILL_BYTES), ("size=64m,nr_inodes=4000", FILL_INODES)], ids=["bytes", "inodes"])
+def full_job(request, tmp_path):
+    """A job on a disk of its own, which its program fills; `rest` is what it does then."""
+    options, fill = request.param
+    (tmp_path / "fill.py").write_text(fill)
+    with small_disk(tmp_path / "disk", options) as disk:
+        (disk / "home").mkdir()
+        job = Job(disk / "job", disk / "home")
+        job.fill = [sys.executable, str(tmp_path / "fill.py")]
+        yield job
+        job.stop()
+
+
+def free_of(job):
+    """What is left of the disk: bytes, inodes."""
+    disk = os.statvfs(job.folder)
+    return disk.f_bfree * disk.f_frsize, disk.f_ffree
+
+
+def test_a_job_that_fills_its_disk_ends_like_any_other_and_leaves_room(full_job):
+    full_job.write("sh", "-c", f"{' '.join(full_job.fill)} > /dev/null")
+
+    answer = full_job.start("--wait-s", WAIT_S)
+
+    assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "exit", 0)
+    free, inodes = free_of(full_job)
+    assert free > 1_000_000
+    assert inodes > 500
+
+
+def test_a_job_can_be_stopped_while_its_disk_is_full(full_job):
+    full_job.write("sh", "-c", f"{' '.join(full_job.fill)}; exec sleep 120", stop_grace_s=1).start()
+    wait_for(lambda: min(free_of(full_job)) == 0)
+
+    assert full_job.stop()["ended_by"] == "stop"
+    assert min(free_of(full_job)) > 500
+
+
+def test_what_a_dead_supervisor_kept_is_given_back_on_a_full_disk(full_job):
+    full_job.write("sh", "-c", f"{' '.join(full_job.fill)}; exec sleep 120", stop_grace_s=1).start()
+    wait_for(lambda: min(free_of(full_job)) == 0)
+    os.kill(full_job.supervisor(), signal.SIGKILL)
+    wait_for(lambda: full_job.look()["state"] == "crashed")
+    assert min(free_of(full_job)) < 500
+
+    assert full_job.stop()["ended_by"] == "crash"
+    assert min(free_of(full_job)) > 500
+
+
+def test_a_job_for_which_a_full_disk_has_no_room_says_so_and_may_be_started_later(full_job):
+    full_job.write("echo", "hello")
+    fill = subprocess.run(full_job.fill, cwd=full_job.environment["HOME"], capture_output=True, text=True, check=True)
+    assert fill.stdout == f"{NO_ROOM}\n"
+
+    done = full_job.call("start")
+
+    assert done.returncode != 0
+    assert NO_ROOM in done.stderr
+    subprocess.run(["rm", "-rf", f"{full_job.environment['HOME']}/junk"], check=True)
+    assert full_job.run()["text"] == "hello\n"
 
 
 # --- as another user --------------------------------------------------------------------------------------
+
+
+# Run as the first process of a namespace: a bystander of the agent's user, then the job, then what is left.
+ALONE = """
+import json, os, pwd, signal, subprocess, sys, time
+program, folder, ends = sys.argv[1:]
+user = pwd.getpwnam("games")
+
+def call(verb, *options):
+    return json.loads(subprocess.check_output([sys.executable, program, verb, folder, *options]))
+
+def alive():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            facts = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status") if ":" in line)
+        except OSError:
+            continue
+        if str(user.pw_uid) in facts["Uid"].split() and facts["State"].split()[0] != "Z":
+            found.append(facts["Name"].strip())
+    return found
+
+bystander = subprocess.Popen(["sleep", "3600"], user=user.pw_uid, env={}, start_new_session=True)
+before = len(alive())
+state = call("start", "--wait-s", "45" if ends == "by itself" else "0")
+if ends != "by itself":
+    while not call("look")["output_bytes"]:
+        time.sleep(0.02)
+if ends == "its supervisor dies":
+    who = json.load(open(f"{folder}/state/supervisor.json"))["pid"]
+    os.kill(who, signal.SIGKILL)
+    while call("look")["state"] != "crashed":
+        time.sleep(0.02)
+    os.kill(json.load(open(f"{folder}/state/child.json"))["pid"], signal.SIGKILL)
+    time.sleep(0.1)
+    before = len(alive())
+if ends != "by itself":
+    call("stop")
+print(json.dumps({"before": before, "state": call("look")["state"], "left": alive()}))
+"""
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else")
@@ -643,6 +883,24 @@ class TestAsAnotherUser:
         if job.folder.exists():
             job.stop()
         subprocess.run(["rm", "-rf", home], check=True)
+
+    @pytest.fixture
+    def own_pids(self, tmp_path):
+        """Has a job live and end among processes of its own, where all of a user's can be ended: what became of it."""
+        probe = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+        if "games" not in {entry.pw_name for entry in pwd.getpwall()}:
+            pytest.skip("no user to spare")
+        if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+            pytest.skip("processes of its own take the right to make a namespace")
+
+        def live(job, ends):
+            (tmp_path / "alone.py").write_text(ALONE)
+            argv = [*probe[:-1], sys.executable, tmp_path / "alone.py", PROGRAM, job.folder, ends]
+            done = subprocess.run(argv, env=job.environment, capture_output=True, text=True, check=False, timeout=120)
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)
+
+        return live
 
     def test_the_agent_has_no_powers(self, job):
         script = "id -un; id -Gn; grep -E 'NoNewPrivs|CapEff|CapPrm' /proc/self/status; echo $HOME $USER; touch mine"
@@ -698,6 +956,25 @@ class TestAsAnotherUser:
 
         assert answer["state"] == "ended"
         assert [process for process in psutil.process_iter() if mark in command_of(process)] == []
+
+    @pytest.mark.parametrize("ends", ["by itself", "stopped", "its supervisor dies"])
+    def test_nothing_of_the_agents_user_outlives_its_job(self, job, own_pids, ends):
+        """Not what has left its session with an empty environment, nor what never was a descendant of the job."""
+        home = Path(job.environment["AGENT_HOME"])
+        entry = pwd.getpwnam("games")
+        os.chown(home, entry.pw_uid, entry.pw_gid)
+        job.environment["AGENT_USER"] = "games"
+        fled = f"setsid env -i /bin/sh -c 'echo $$ > {home}/fled; exec sleep 3600' &"
+        rest = "until test -s fled; do sleep 0.02; done; echo ready; test -e go || exec sleep 3600"
+        if ends == "by itself":
+            (home / "go").touch()
+        job.write("sh", "-c", f"{fled} {rest}", stop_grace_s=0.2)
+
+        told = own_pids(job, ends)
+
+        assert told["before"] == (2 if ends == "its supervisor dies" else 1)
+        assert told["state"] == "ended"
+        assert told["left"] == []
 
     def test_a_job_of_root_stays_root(self, job, tmp_path):
         job.program = tmp_path / PROGRAM.name

@@ -5,10 +5,12 @@ import pytest
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from e2b import exceptions
+from e2b.envd.api import format_envd_api_exception
+from e2b.envd.rpc import handle_rpc_exception
 from e2b.sandbox.commands.command_handle import CommandExitException
 
 from functions.executor.errors import InjectionUnavailable, SandboxGone
-from functions.executor.sandbox_errors import refused, speaking_our_errors
+from functions.executor.sandbox_errors import refused, speaking_of_a_sandbox, speaking_our_errors
 from shared.domain.errors import AppError, RunFailed, Unavailable
 
 WRONG_KEY = "Invalid E2B API key. Please check your E2B_API_KEY environment variable."
@@ -121,6 +123,34 @@ def test_a_refusal_to_create_is_final_where_the_status_says_so(status, becomes):
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 429, 500])
 def test_the_same_status_from_a_sandbox_in_use_is_tried_again(status):
     assert what_becomes_of(exceptions.SandboxException("no", status_code=status)) == LATER
+
+
+NO_FOLDER = "error ensuring directories: failed to create directory: mkdir /root/runs/1: no space left on device"
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (format_envd_api_exception(507, "not enough disk space available"), "sandbox_full"),
+        (format_envd_api_exception(500, NO_FOLDER), "sandbox_full"),
+        (format_envd_api_exception(500, "error opening file: open /root/x: no space left on device"), "sandbox_full"),
+        (format_envd_api_exception(500, "error opening file: open /root/x: disk quota exceeded"), "sandbox_full"),
+        (format_envd_api_exception(500, "error opening file: input/output error"), LATER),
+        (handle_rpc_exception(ConnectError(Code.INTERNAL, "rename /a /b: no space left on device")), "sandbox_full"),
+        (handle_rpc_exception(ConnectError(Code.INVALID_ARGUMENT, "mkdir: No space left on device")), "sandbox_full"),
+        (handle_rpc_exception(ConnectError(Code.UNAVAILABLE, "the connection ended")), LATER),
+    ],
+)
+def test_a_full_disk_is_known_by_what_envd_says_whatever_the_status(error, becomes):
+    with pytest.raises(AppError) as raised, speaking_of_a_sandbox():
+        raise error
+
+    ours = raised.value
+    assert (LATER if isinstance(ours, Unavailable) else ours.error_code) == becomes
+
+
+def test_a_full_disk_of_the_service_itself_is_no_full_sandbox():
+    assert what_becomes_of(exceptions.SandboxException("500: no space left on device", status_code=500)) == LATER
 
 
 @pytest.mark.parametrize(

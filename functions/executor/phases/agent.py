@@ -8,6 +8,7 @@ from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases import checkpoint, handover
 from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
+from functions.executor.phases.reports import RESTARTED
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
@@ -196,6 +197,9 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
         case "idle":
             idle_s = ports.settings.agent_idle_timeout_s
             return "agent_idle", f"{agent.title} agent was stopped: it printed nothing for {idle_s} seconds."
+        case "crash" if result is None:
+            again = "Retry the task, or send a follow-up to continue."
+            return "agent_interrupted", f"{agent.title} agent was interrupted: {RESTARTED}. {again}"
         case "output_limit":
             return "agent_output_limit", f"{agent.title} agent was stopped: it printed too much."
         case "stop" if result is None and run.seq >= ports.settings.max_steps:
@@ -206,8 +210,14 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
         return result.error_code or "agent_failed", f"{agent.title} agent failed: {result.text or 'Unknown error'}"
     if seen.state.exit_code == 0:
         return "agent_no_result", f"{agent.title} agent failed: it ended without a result."
-    reason = seen.reader.checkout.text(seen.state.stderr_tail.strip())[-1000:] or "Unknown error"
+    reason = seen.reader.checkout.text(seen.state.stderr_tail.strip())[-1000:] or _unsaid(seen.state)
     return "agent_failed", f"{agent.title} agent failed: {reason}"
+
+
+def _unsaid(state: JobState) -> str:
+    if state.ended_by == "signal" and state.exit_code:
+        return f"it was killed by signal {state.exit_code - 128}"
+    return "Unknown error"
 
 
 def _timed_out(agent: Agent, run: Run, ports: Ports) -> str:

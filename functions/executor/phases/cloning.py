@@ -9,6 +9,7 @@ from functions.executor.phases import handover, setup
 from functions.executor.phases.agent import model_access
 from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of, repository_of
 from functions.executor.phases.pace import check_in_s
+from functions.executor.phases.reports import RESTARTED, report_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import InvalidInput, RunFailed
@@ -99,15 +100,8 @@ def _patch(run: Run, ports: Ports) -> str:
 
 
 def _report(state: JobState) -> dict[str, Any]:
-    """The one line that clone.py prints; a report of our own when it did not come that far."""
-    try:
-        report = json.loads(state.chunk)
-    except ValueError:
-        report = None
-    if isinstance(report, dict):
-        return report
-    error = "timeout" if state.ended_by == "timeout" else "failed"
-    return {"ok": False, "error": error, "message": state.stderr_tail.strip() or "The clone was interrupted."}
+    """The one line that clone.py prints; a report of the executor's own when it did not come that far."""
+    return report_of(state) or {"ok": False, "error": "timeout" if state.ended_by == "timeout" else "interrupted"}
 
 
 def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
@@ -124,6 +118,7 @@ def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
             "clone_timeout",
             f"Git clone timed out after {ports.settings.clone_timeout_s} seconds. Repository might be too large.",
         ),
+        "interrupted": ("clone_interrupted", f"Git clone was interrupted: {RESTARTED}. Retry the task."),
     }
     code, text = texts.get(
         report.get("error", ""), ("clone_failed", f"Failed to clone repository: {report.get('message', '')}")

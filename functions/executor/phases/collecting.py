@@ -14,13 +14,14 @@ from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases import contents, forgetting
 from functions.executor.phases.bench import BASE_GIT, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
+from functions.executor.phases.reports import RESTARTED, report_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed
 from shared.domain.key_shapes import KEY_SHAPES
 from shared.domain.run import Advance, Event, Finish, Outcome, Result, Run, RunStatus
 
-JOB = "collect"
+JOB, JOB_AGAIN = "collect", "collect-2"
 RESULT_FILE = "result.json"
 START_WAIT_S = 3
 TIMEOUT_S = 300  # for a work tree of some hundred thousand files on a slow disk
@@ -47,13 +48,19 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     forgotten = forgetting.look(run, ports, secrets, folder)
     if forgotten is None:
         return Advance(check_in_s=check_in_s(run, ports))
-    state = folder.look(JOB)
+    job, state = JOB, folder.look(JOB)
+    if state.interrupted:  # the work is still there: once more
+        if state.crashed:
+            folder.stop(JOB)
+        job, state = JOB_AGAIN, folder.look(JOB_AGAIN)
     if state.absent:
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
-        spec = collector(run, JOB, out=RESULT_FILE, apart=contents.FOLDER)
-        state = folder.start(JOB, spec, wait_s=START_WAIT_S)
+        spec = collector(run, job, out=RESULT_FILE, apart=contents.FOLDER)
+        state = folder.start(job, spec, wait_s=START_WAIT_S)
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
+    if state.interrupted and job == JOB:
+        return Advance()
     secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     found = report(state)
     secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
@@ -100,14 +107,12 @@ def collector(
 
 
 def report(state: JobState) -> dict[str, Any]:
-    """The one line that collect.py prints. Raises RunFailed when it could not collect."""
-    try:
-        told = json.loads(state.chunk)
-    except ValueError:
-        told = None
-    if isinstance(told, dict) and told.get("ok"):
+    """The one line that collect.py prints. Raises RunFailed when it could not collect, and as `report_of` does."""
+    told = report_of(state) or {}
+    if told.get("ok"):
         return told
-    reason = (told or {}).get("message") or state.stderr_tail.strip()[-500:] or "the collector was interrupted"
+    interrupted = "it took too long" if state.ended_by == "timeout" else RESTARTED
+    reason = told.get("message") or interrupted
     raise RunFailed(f"The changes could not be collected: {reason}", error_code="collect_failed")
 
 

@@ -7,10 +7,15 @@ from functions.executor.agents import AGENTS
 from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
 from functions.executor.phases.handover import was_in_sandbox
+from functions.executor.phases.reports import report_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from shared.domain.errors import AppError
 from shared.domain.run import AgentName, Run
 from shared.domain.secret import Secret
+from shared.observability import get_logger
+
+logger = get_logger("executor")
 
 JOB = "forget"
 START_WAIT_S = 3
@@ -54,7 +59,10 @@ def _listed(secrets: Iterable[Secret | None]) -> Secret:
 
 
 def _succeeded(state: JobState) -> bool:
+    """Whether it has forgotten all; whatever kept it from that costs the sandbox, not the run."""
     try:
-        return json.loads(state.chunk)["ok"] is True
-    except (ValueError, KeyError, TypeError):
+        report = report_of(state) or {}
+    except AppError as error:
+        logger.warning("forgetting.failed", extra=error.for_log())
         return False
+    return report.get("ok") is True

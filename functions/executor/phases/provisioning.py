@@ -18,6 +18,9 @@ from shared.domain.errors import RunFailed
 from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret
 from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunKind
+from shared.observability import get_logger
+
+logger = get_logger("executor")
 
 MAX_WARNINGS = 10
 # Attempts at a sandbox that was kept and cannot be resumed: then it is given up, its changes are stored.
@@ -72,6 +75,10 @@ def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
                 return True
         except SandboxGone:
             return False
+        except RunFailed as error:
+            if error.error_code != "sandbox_full":
+                raise
+            logger.warning("sandbox.too_full_to_resume", extra=error.for_log())
     ports.sandboxes.kill(run.sandbox_id)
     return False
 

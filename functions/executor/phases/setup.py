@@ -15,6 +15,7 @@ from functions.executor.agents import Checkout, ReaderState
 from functions.executor.jobs import JobSpec, JobState
 from functions.executor.phases.bench import CLONE_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
+from functions.executor.phases.reports import RESTARTED
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed
@@ -93,8 +94,11 @@ def _failure(script: Script, state: JobState, ports: Ports, checkout: Checkout) 
     if state.ended_by == "timeout":
         text = f"{script.title} timed out after {ports.settings.setup_timeout_s} seconds."
         return RunFailed(text + _tail(state, checkout), error_code="setup_timeout")
-    ended = "was interrupted" if state.exit_code is None else f"failed with exit code {state.exit_code}"
-    return RunFailed(f"{script.title} {ended}." + _tail(state, checkout), error_code="setup_failed")
+    if state.ended_by == "crash":
+        text = f"{script.title} was interrupted: {RESTARTED}. Retry the task."
+        return RunFailed(text, error_code="setup_interrupted")
+    text = f"{script.title} failed with exit code {state.exit_code}."
+    return RunFailed(text + _tail(state, checkout), error_code="setup_failed")
 
 
 def _tail(state: JobState, checkout: Checkout) -> str:

@@ -141,6 +141,19 @@ def the_agent_fails(world):
     world.run()
 
 
+def the_agent_is_interrupted(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I begin."), at=2, ends_at=None, crashes_at=4)
+    world.start()
+    world.run()
+
+
+def the_collector_is_interrupted(world):
+    world.scripts["collect-2"] = world.scripts["collect"]
+    world.scripts["collect"] = Script(ends_at=None, crashes_at=1)
+    world.start()
+    world.run()
+
+
 def the_agent_hangs_after_its_last_word(world):
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=2, ends_at=None)
     world.start()
@@ -316,6 +329,8 @@ STORIES = {
         the_setup_of_the_repository_fails,
         the_clone_is_refused,
         the_agent_fails,
+        the_agent_is_interrupted,
+        the_collector_is_interrupted,
         the_agent_hangs_after_its_last_word,
         the_agent_works_on_until_the_deadline,
         the_agent_works_on_until_the_steps_are_used_up,
@@ -424,6 +439,8 @@ EXPECTED = {
     "the_setup_of_the_repository_fails": ("failed", "setup_failed", 1),
     "the_clone_is_refused": ("failed", "git_auth", 1),
     "the_agent_fails": ("failed", "agent_credit", 1),
+    "the_agent_is_interrupted": ("failed", "agent_interrupted", 1),
+    "the_collector_is_interrupted": ("completed", None, 1),
     "the_agent_hangs_after_its_last_word": ("completed", None, 1),
     "the_agent_works_on_until_the_deadline": ("failed", "timeout", 1),
     "the_agent_works_on_until_the_steps_are_used_up": ("failed", "too_many_steps", 1),

@@ -1,12 +1,16 @@
 """What a step does about sandboxes that do not answer, are gone, or refuse; about cancelling and the deadline."""
 
+from functools import cache
+from io import StringIO
+
 import pytest
 
-from functions.executor.errors import CommandFailed
-from functions.executor.step import MAX_ATTEMPTS
+from functions.executor.errors import BrokenProgram, CommandFailed, disk_full, failed_command
+from functions.executor.jobs import RunFolder
+from functions.executor.step import MAX_ATTEMPTS, MAX_SURPRISES, OUR_FAULT, logger
 from shared.domain.errors import Misconfigured, NotAuthenticated, RunFailed, TooMany, Unavailable
 from shared.domain.run import Phase, RunStatus
-from tests.fakes.executor import CLAUDE_INIT, Script, claude_result, claude_says, collected, collects, prints
+from tests.fakes.executor import CLAUDE_INIT, Script, World, claude_result, claude_says, collected, collects, prints
 
 UNREACHABLE = Unavailable("The sandbox does not answer now.")
 IN_A_SANDBOX = [Phase.CLONING, Phase.SETUP, Phase.AGENT, Phase.COLLECTING]
@@ -126,6 +130,196 @@ def test_a_sandbox_made_by_an_attempt_that_died_is_found_again(world):
 
     assert world.sandboxes.created == ["sbx1"]
     assert world.task["status"] == "completed"
+
+
+# --- a call into it breaks off
+
+
+def trouble_at(call, side, error):
+    return {call: (error, None) if side == "before" else (None, error)}
+
+
+@cache
+def calls_of_a_run(setup_script="make"):
+    """How many calls into its sandbox a run makes that meets no trouble."""
+    world = World()
+    world.start(setup_script=setup_script)
+    world.run()
+    assert world.task["status"] == "completed"
+    return world.sandboxes.asked
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("call", range(1, calls_of_a_run() + 1))
+def test_after_a_call_that_broke_off_nothing_is_believed_before_the_next_attach(started, call, side):
+    started.sandboxes.trouble = trouble_at(call, side, UNREACHABLE)
+
+    started.run()
+
+    assert started.task["status"] == "completed"
+    assert started.sandboxes.asked > call
+    assert started.sandboxes.asked_after_loss == 0
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("call", range(1, calls_of_a_run() + 1))
+def test_secrets_of_a_start_that_broke_off_are_gone_after_the_next_word(started, call, side):
+    started.sandboxes.trouble = trouble_at(call, side, UNREACHABLE)
+    left = []
+
+    def look():
+        """The files of secrets that lie in the sandbox after a step, but for that of the trouble."""
+        box = started.sandboxes.last
+        if box and box.id in started.sandboxes.boxes and started.run_row["attempt"] == 0:
+            left.extend(path for path in box.files if path.endswith(("secret_env.json", "_home.json", "git_token")))
+
+    started.run(after_each=look)
+
+    assert set(left) <= {f"runs/{started.run_row['id']}/clone/git_token"}  # the fake clone.py takes no token
+    assert not [path for path in started.sandboxes.last.files if path.endswith("secret_env.json")]
+
+
+def test_a_cancelled_start_that_broke_off_leaves_no_secret(started):
+    started.until(Phase.AGENT)
+    started.sandboxes.trouble = trouble_at(started.sandboxes.asked + 3, "before", UNREACHABLE)  # look, upload, start
+    started.deliver()
+    box = started.sandboxes.last
+    assert box.has_file("agent", "secret_env.json")
+    started.database.request_cancel(started.task["id"])
+
+    started.deliver()
+
+    assert not box.has_file("agent", "secret_env.json")
+
+
+# --- its disk is full
+
+
+@pytest.mark.parametrize("call", range(1, calls_of_a_run() + 1))
+def test_a_full_disk_ends_the_run_at_once_in_every_phase(started, call):
+    started.sandboxes.trouble = trouble_at(call, "before", disk_full())
+
+    started.run()
+
+    assert (started.task["status"], started.run_row["error_code"]) == ("failed", "sandbox_full")
+    assert started.run_row["attempt"] <= 1
+    assert started.sandboxes.boxes == {}
+
+
+def test_a_checkpoint_for_which_there_is_no_room_costs_neither_the_run_nor_its_programs(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I begin."), claude_result(), at=900)
+    world.set(checkpoint_every_s=60, agent_idle_timeout_s=5000)
+    world.start()
+    world.until(Phase.AGENT)
+    world.deliver()
+    installed = len([path for path, _ in world.sandboxes.last.uploads if path.endswith("/supervisor.py")])
+
+    world.run()
+
+    uploads = [path for path, _ in world.sandboxes.last.uploads]
+    assert any("/checkpoint-1/" in path for path in uploads)
+    assert len([path for path in uploads if path.endswith("/supervisor.py")]) == installed == 1
+    assert world.task["status"] == "completed"
+
+
+def test_programs_of_another_executor_are_replaced_before_a_collection(world):
+    world.start()
+    world.until(Phase.COLLECTING)
+    path = f"runs/{world.run_row['id']}/collect.py"
+    world.sandboxes.last.files[path] = b"an older one"
+
+    world.run()
+
+    assert dict(world.sandboxes.last.uploads)[path] == world.sandboxes.last.files[path] != b"an older one"
+
+
+def test_a_kept_sandbox_that_is_full_is_given_up_for_a_new_one_with_the_saved_changes(world):
+    world.start()
+    world.run_to_end()
+    world.sandboxes.trouble = trouble_at(world.sandboxes.asked + 1, "before", disk_full())
+
+    world.follow_up()
+    world.run_to_end()
+
+    assert world.task["status"] == "completed"
+    assert world.sandboxes.created == ["sbx1", "sbx2"]
+    assert "sbx1" in world.sandboxes.killed
+
+
+# --- a program of ours is broken
+
+
+@pytest.mark.parametrize("phase", IN_A_SANDBOX)
+def test_a_broken_program_is_tried_a_few_times_and_is_our_fault(started, phase, monkeypatch):
+    started.until(phase)
+    written = StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    began, asked = started.clock.now, started.sandboxes.asked
+    error = BrokenProgram(2, "python3: can't open file '/root/runs/x/supervisor.py'")
+    started.sandboxes.trouble = {asked + n: (error, None) for n in range(1, 20)}
+
+    for _ in range(MAX_SURPRISES):
+        assert started.task["status"] == "running"
+        started.deliver()
+
+    assert (started.task["status"], started.run_row["error_code"]) == ("failed", "internal")
+    assert started.task["error"] == OUR_FAULT
+    assert (started.clock.now - began).total_seconds() < 120
+    assert "can't open file" in written.getvalue()
+    assert "can't open file" not in str(started.task) + str(started.events)
+    assert len(started.replays.sent) == 1
+
+
+def test_a_broken_program_that_works_again_costs_the_run_nothing(started):
+    started.until(Phase.AGENT)
+    started.sandboxes.trouble = trouble_at(started.sandboxes.asked + 1, "before", BrokenProgram(2, "secret: gone"))
+
+    started.run()
+
+    assert started.task["status"] == "completed"
+
+
+def test_a_program_that_answers_no_json_is_broken(started):
+    started.until(Phase.AGENT)
+    supervisor = RunFolder(Silent(), started.run_row["id"])
+
+    with pytest.raises(BrokenProgram):
+        supervisor.look("agent")
+
+
+class Silent:
+    """A sandbox in which an empty file lies in the place of a program."""
+
+    def run(self, argv, *, timeout_s):
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stderr", "becomes"),
+    [
+        (2, "python3: can't open file", BrokenProgram),
+        (126, "Permission denied", BrokenProgram),
+        (127, "python3: command not found", BrokenProgram),
+        (1, "Traceback (most recent call last):\n  x\nTypeError: no", BrokenProgram),
+        (1, "Traceback (most recent call last):\n  x\nPermissionError: no", CommandFailed),
+        (1, "Traceback (most recent call last):\n  x\nMemoryError", CommandFailed),
+        (126, "bash: fork: Cannot allocate memory", CommandFailed),
+        (1, "The job could not be started: [Errno 11] Resource temporarily unavailable", CommandFailed),
+        (-1, "signal: killed", CommandFailed),
+        (137, "Killed", CommandFailed),
+        (137, "", CommandFailed),
+        (7, "why", CommandFailed),
+        (1, "OSError: [Errno 28] No space left on device: '/root/x'", RunFailed),
+        (1, "dd: error writing: Disk quota exceeded", RunFailed),
+        (2, "mkdir: no space left on device", RunFailed),
+    ],
+)
+def test_what_an_exit_of_a_program_means(exit_code, stderr, becomes):
+    error = failed_command(exit_code, stderr)
+
+    assert type(error) is becomes
+    assert error.retryable is (becomes is CommandFailed)
+    assert not isinstance(error, RunFailed) or error.error_code == "sandbox_full"
 
 
 # --- it is gone, or refuses

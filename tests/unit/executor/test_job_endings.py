@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from functions.executor import jobs
+from functions.executor.jobs import RunFolder
+from functions.executor.step import OUR_FAULT
 from shared.domain.run import AgentName, Phase
 from tests.fakes.executor import (
     BASE_COMMIT,
@@ -22,6 +24,10 @@ from tests.fakes.executor import (
     json_lines,
     prints,
 )
+
+RESTARTED = "the sandbox was restarted or ran out of memory"
+CLONE_INTERRUPTED = f"Git clone was interrupted: {RESTARTED}. Retry the task."
+FULL = "The disk of the sandbox is full."
 
 
 def ended(world):
@@ -62,28 +68,30 @@ def test_a_clone_that_fails_is_told_in_the_words_of_the_contract(world, error, c
             "clone_timeout",
             "Git clone timed out after 300 seconds. Repository might be too large.",
         ),
+        (Script(ends_at=1, exit_code=1, stderr="Traceback\nKeyError: 'x'\n"), "internal", OUR_FAULT),
+        (Script(ends_at=1, exit_code=127, stderr="Cannot run python3\n"), "internal", OUR_FAULT),
+        (Script(ends_at=1, output=((1, b'["not a report"]\n'),)), "internal", OUR_FAULT),
+        (Script(ends_at=1, exit_code=1, stderr="Traceback\nMemoryError\n"), "clone_interrupted", CLONE_INTERRUPTED),
+        (Script(ends_at=1, exit_code=137, ended_by="signal"), "clone_interrupted", CLONE_INTERRUPTED),
+        (Script(ends_at=None, crashes_at=1), "clone_interrupted", CLONE_INTERRUPTED),
+        (clone_failed("disk_full", "fatal: No space left on device"), "sandbox_full", FULL),
         (
-            Script(ends_at=1, exit_code=1, stderr="Traceback: no git\n"),
-            "clone_failed",
-            "Failed to clone repository: Traceback: no git",
-        ),
-        (
-            Script(ends_at=1, exit_code=137, ended_by="signal"),
-            "clone_failed",
-            "Failed to clone repository: The clone was interrupted.",
-        ),
-        (
-            Script(ends_at=None, crashes_at=1),
-            "clone_failed",
-            "Failed to clone repository: The clone was interrupted.",
-        ),
-        (
-            Script(ends_at=1, output=((1, b'["not a report"]\n'),)),
-            "clone_failed",
-            "Failed to clone repository: The clone was interrupted.",
+            Script(ends_at=1, exit_code=1, stderr="OSError: [Errno 122] Disk quota exceeded"),
+            "sandbox_full",
+            FULL,
         ),
     ],
-    ids=["hangs", "raises", "is killed", "loses its supervisor", "prints something else"],
+    ids=[
+        "hangs",
+        "raises",
+        "is missing",
+        "prints something else",
+        "lacks memory",
+        "is killed",
+        "loses its supervisor",
+        "says that the disk is full",
+        "ends of a full disk",
+    ],
 )
 def test_a_clone_that_does_not_come_to_its_report_fails_the_run(world, script, code, text):
     world.scripts["clone"] = script
@@ -149,7 +157,11 @@ def test_a_token_that_cannot_be_opened_any_more_fails_the_run_with_a_sentence(wo
         ),
         (Script(ends_at=1, exit_code=1), "setup_failed", "The project's setup script failed with exit code 1."),
         (Script(ends_at=None), "setup_timeout", "The project's setup script timed out after 600 seconds."),
-        (Script(ends_at=None, crashes_at=1), "setup_failed", "The project's setup script was interrupted."),
+        (
+            Script(ends_at=None, crashes_at=1),
+            "setup_interrupted",
+            f"The project's setup script was interrupted: {RESTARTED}. Retry the task.",
+        ),
     ],
     ids=["fails", "fails without a word", "hangs", "loses its supervisor"],
 )
@@ -189,6 +201,9 @@ def test_of_a_chatty_setup_script_the_end_of_each_look_is_kept(world):
 # --- the agent
 
 
+INTERRUPTED = f"Claude agent was interrupted: {RESTARTED}. Retry the task, or send a follow-up to continue."
+
+
 @pytest.mark.parametrize(
     ("script", "code", "text"),
     [
@@ -224,10 +239,11 @@ def test_of_a_chatty_setup_script_the_end_of_each_look_is_kept(world):
             "Claude agent failed: Killed",
         ),
         (
-            prints(CLAUDE_INIT, ends_at=None, crashes_at=7),
+            prints(CLAUDE_INIT, exit_code=137, ended_by="signal"),
             "agent_failed",
-            "Claude agent failed: Unknown error",
+            "Claude agent failed: it was killed by signal 9",
         ),
+        (prints(CLAUDE_INIT, ends_at=None, crashes_at=7), "agent_interrupted", INTERRUPTED),
         (
             Script(ends_at=1, exit_code=127, stderr="Cannot run claude: No such file or directory\n"),
             "agent_failed",
@@ -242,6 +258,7 @@ def test_of_a_chatty_setup_script_the_end_of_each_look_is_kept(world):
         "runs out of turns",
         "falls silent",
         "is killed",
+        "is killed without a word",
         "loses its supervisor",
         "is not installed",
     ],
@@ -302,6 +319,58 @@ def test_what_is_left_of_an_agent_whose_supervisor_died_is_stopped_before_collec
     assert verbs.index(("stop", "agent")) < verbs.index(("start", "collect"))
 
 
+def test_that_an_agent_was_interrupted_is_told_also_when_the_step_that_saw_it_died(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I begin."), ends_at=None, crashes_at=7)
+    world.start()
+    world.until(Phase.AGENT)
+    world.deliver()
+    world.clock.pass_(60)
+    bench = world.sandboxes.attach(world.run_row["sandbox_id"])
+    RunFolder(bench, world.run_row["id"]).stop("agent")  # and then nothing was saved
+
+    world.run()
+
+    assert ended(world) == ("failed", "agent_interrupted", INTERRUPTED)
+    assert world.task["changed_files"] == ["new.txt"]
+
+
+def test_an_agent_that_had_said_that_it_is_done_has_done_it_though_its_supervisor_died(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=5, ends_at=None, crashes_at=6)
+    world.start()
+
+    world.run()
+
+    assert ended(world) == ("completed", None, None)
+
+
+def test_an_agent_that_was_interrupted_before_the_deadline_is_not_called_late(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_says("I begin."), at=2, ends_at=None, crashes_at=60)
+    world.start()
+    world.until(Phase.AGENT)
+    world.deliver()
+    world.clock.now = world.run_row["deadline_at"]
+    world.clock.pass_(5)
+
+    world.run()
+
+    assert ended(world)[1] == "agent_interrupted"
+
+
+def test_an_interrupted_run_can_be_retried_and_followed_up(world):
+    world.scripts["agent"] = prints(CLAUDE_INIT, ends_at=None, crashes_at=7)
+    world.start()
+    world.run_to_end()
+    assert ended(world)[1] == "agent_interrupted"
+    world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), at=3)
+
+    world.follow_up()
+    world.run_to_end()
+    assert ended(world) == ("completed", None, None)
+    world.retry()
+    world.run()
+    assert ended(world) == ("completed", None, None)
+
+
 def test_an_agent_that_succeeded_is_believed_over_an_exit_code_of_its_own_making(world):
     world.scripts["agent"] = prints(CLAUDE_INIT, claude_result(), exit_code=1)
     world.start()
@@ -358,26 +427,54 @@ def test_the_titles_of_the_two_agents_stand_in_their_failures(world):
 # --- the collector
 
 
+def collect_failed(error, message):
+    return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
+
+
+def uncollected(reason):
+    return "collect_failed", f"The changes could not be collected: {reason}"
+
+
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("script", "code", "text"),
     [
-        (
-            Script(ends_at=1, output=((1, json_lines({"ok": False, "message": "The work tree is no folder."})),)),
-            "The work tree is no folder.",
-        ),
-        (Script(ends_at=1, exit_code=1, stderr="MemoryError\n"), "MemoryError"),
-        (Script(ends_at=None), "the collector was interrupted"),
-        (Script(ends_at=1, output=((1, b"null\n"),)), "the collector was interrupted"),
+        (collect_failed("failed", "The work tree is no folder."), *uncollected("The work tree is no folder.")),
+        (Script(ends_at=1, exit_code=1, stderr="MemoryError\n"), *uncollected(RESTARTED)),
+        (Script(ends_at=None), *uncollected("it took too long")),
+        (Script(ends_at=None, crashes_at=1), *uncollected(RESTARTED)),
+        (collect_failed("disk_full", "git init: No space left on device"), "sandbox_full", FULL),
+        (Script(ends_at=1, exit_code=1, stderr="ValueError: x\n"), "internal", OUR_FAULT),
+        (Script(ends_at=1, output=((1, b"null\n"),)), "internal", OUR_FAULT),
     ],
-    ids=["says why", "raises", "hangs", "prints something else"],
+    ids=[
+        "says why",
+        "lacks memory",
+        "hangs",
+        "loses its supervisors",
+        "has no room",
+        "raises",
+        "prints something else",
+    ],
 )
-def test_a_collector_that_fails_fails_the_run(world, script, reason):
+def test_a_collector_that_fails_fails_the_run(world, script, code, text):
     world.scripts["collect"] = script
     world.start()
 
     world.run()
 
-    assert ended(world) == ("failed", "collect_failed", f"The changes could not be collected: {reason}")
+    assert ended(world) == ("failed", code, text)
+
+
+@pytest.mark.parametrize("end", [{"crashes_at": 0.5}, {"exit_code": 137, "ended_by": "signal"}])
+def test_a_collector_that_was_interrupted_is_started_once_more(world, end):
+    world.scripts["collect-2"] = world.scripts["collect"]
+    world.scripts["collect"] = Script(ends_at=1, **end)
+    world.start()
+
+    world.run()
+
+    assert ended(world) == ("completed", None, None)
+    assert world.task["changed_files"] == ["new.txt"]
 
 
 def test_a_result_that_is_not_the_one_the_collector_wrote_is_not_believed(world):

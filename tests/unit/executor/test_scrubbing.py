@@ -170,7 +170,7 @@ def test_a_token_of_no_known_shape_is_taken_out_of_the_complaint_of_a_clone_that
     assert token not in stored(world)
 
 
-@pytest.mark.parametrize("job", ["setup", "agent", "collect"])
+@pytest.mark.parametrize("job", ["setup", "agent"])
 def test_a_program_that_dies_with_a_secret_on_its_lips_is_not_quoted(world, job):
     world.scripts[job] = Script(ends_at=1, exit_code=1, output=((1, f"{SPILLED}\n".encode()),), stderr=SPILLED)
     world.start(setup_script="make")
@@ -179,6 +179,21 @@ def test_a_program_that_dies_with_a_secret_on_its_lips_is_not_quoted(world, job)
 
     assert world.task["status"] == "failed"
     assert_clean(world)
+
+
+@pytest.mark.parametrize("job", ["clone", "collect"])
+def test_what_a_broken_program_says_is_the_operators_to_read_and_without_secrets(world, job, monkeypatch):
+    written = StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    world.scripts[job] = Script(ends_at=1, exit_code=1, stderr=f"Traceback\nKeyError: 'it' {SPILLED}")
+    world.start()
+
+    world.run()
+
+    assert world.run_row["error_code"] == "internal"
+    assert "KeyError: 'it'" in written.getvalue()
+    assert "KeyError" not in stored(world)
+    assert not any(secret in written.getvalue() + stored(world) for secret in SECRETS)
 
 
 def test_a_sandbox_that_is_refused_with_our_key_in_the_answer_is_not_quoted(world):

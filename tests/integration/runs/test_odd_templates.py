@@ -1,0 +1,61 @@
+"""Runs in sandboxes of templates that are not ours: nothing depends on what a template sets."""
+
+import pytest
+
+from local.e2b.template import Template
+from local.processes import PROJECT_ROOT
+from local.stack import Stack, StackOptions
+from tests.integration.runs.conftest import Lab
+
+# Login files run before every command. These print, with and without a line break, to both streams; they go elsewhere,
+# change the PATH, and set what changes Python, git and shells.
+NOISE = r"""
+echo "Welcome to this machine"; echo "and to its login files" >&2
+printf '{"state": "absent"}\n'; printf 'no line break'; printf 'none here either' >&2
+cd /tmp
+export PATH=/tmp/odd:/nowhere
+export PYTHONPATH=/tmp/odd PYTHONHOME=/nowhere PYTHONSTARTUP=/tmp/odd/start.py PYTHONOPTIMIZE=2
+export GIT_DIR=/nowhere GIT_CONFIG_GLOBAL=/nowhere GIT_TRACE=1 HOME=/nowhere TMPDIR=/nowhere LANG=xx_XX LC_ALL=xx_XX
+export AGENT_USER=root AGENT_HOME=/root AGENT_PATH=/nowhere BASH_ENV=/nowhere
+umask 077
+alias exec=false env=false
+python3() { echo "a function instead"; }
+"""
+TEMPLATES = {
+    "as the Dockerfile ends": Template(),
+    "another user and folder": Template(user="odd", folder="/srv/odd"),
+    "a folder that does not exist": Template(folder="/nowhere"),
+    "root in its home": Template(user="root", folder="/root"),
+    "login files": Template(profile=NOISE, root_bashrc=NOISE),
+    "all of it": Template(user="odd", folder="/srv/odd", profile=NOISE, root_bashrc=NOISE),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_run_and_its_follow_up_work_whatever_the_template_sets(tmp_path, template):
+    agent = "codex" if template.profile and template.user == "odd" else "claude"
+    options = StackOptions(
+        data=tmp_path / "data",
+        cache=PROJECT_ROOT / ".local" / "cache",
+        agents=(agent,),
+        sandbox_template=template,
+        preferred_ports={},
+    )
+    with Stack(options) as stack:
+        lab = Lab(stack, tmp_path)
+        path, url = lab.repository({"README.md": "hello\n", ".asynccode/setup.sh": "echo prepared > prepared.txt\n"})
+        client = lab.user()
+
+        task_id = lab.start(client, "@append README.md: more\n@say Done.", url, agent=agent)
+        task = lab.finished(client, task_id)
+
+        assert task["status"] == "completed", task["error"]
+        assert task["changed_files"] == ["README.md", "prepared.txt"]
+        lab.assert_patch_makes(task, path)
+        assert "Welcome" not in task["git_diff"]
+
+        lab.control(client, task_id, "follow-up", prompt="@append README.md: and more")
+        followed = lab.finished(client, task_id)
+
+        assert (followed["status"], followed["container_id"]) == ("completed", task["container_id"])
+        lab.assert_patch_makes(followed, path)
