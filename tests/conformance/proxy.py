@@ -70,8 +70,12 @@ class EnvdProxy:
             return
         if exchange.begun:
             raise Broken
-        is_there = sandbox.state == "running" and not sandbox.box.lost.is_set()
-        await exchange.answer(closed_port(sandbox.id) if is_there else not_running(sandbox.id))
+        try:
+            await self._fleet.reach(sandbox.id)
+        except NotFound:
+            await exchange.answer(not_running(sandbox.id))
+        else:
+            await exchange.answer(closed_port(sandbox.id))
 
     async def _sandbox_of(self, scope: Scope) -> Sandbox:
         headers = Headers(scope=scope)

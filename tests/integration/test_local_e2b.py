@@ -700,7 +700,7 @@ def test_a_planted_fifo_holds_its_own_client_up_and_nobody_else(sandbox):
 def test_usr_local_and_code_are_the_sandboxs_own_and_open_to_everybody(server, sandbox):
     script = """
         stat -c '%a %U' /usr/local /usr/local/bin /usr/local/sbin /usr/local/lib /usr/local/share /code | sort -u
-        touch /usr/local/bin/mine /usr/local/lib/mine /code/mine && ls /usr/local/bin /code
+        touch /usr/local/bin/mine /usr/local/lib/mine /code/mine && ls -I claude /usr/local/bin /code
         touch /usr/mine /usr/bin/mine 2>/dev/null || echo closed
     """
     lines = sandbox.commands.run(script, user="agent").stdout.splitlines()
@@ -805,7 +805,9 @@ def test_a_template_may_have_a_user_a_folder_and_login_files_of_its_own(odd_serv
     assert said[2] == place(odd_server, sandbox, "/srv/odd")
     assert plain == place(odd_server, sandbox, "/srv/odd") + "\n"
     assert {"welcome", "root says hello"} < set(roots)
-    assert roots[-1].startswith("/srv/odd/sbin" if odd_server.isolation == "process" else "/srv/odd/bin:/srv/odd/sbin")
+    # Where root has Debian's .profile, it reads .bashrc once more, after the template's lines.
+    last = "/srv/odd/sbin" if odd_server.isolation in ("process", ENVD) else "/srv/odd/bin:/srv/odd/sbin"
+    assert roots[-1].startswith(last)
     assert sandbox.files.get_info("at/home").path == place(odd_server, sandbox, "/home/odd/at/home")
     assert sandbox.files.get_info("at/home").owner == ("odd" if odd_server.separates_users else me())
     assert [entry.name for entry in sandbox.files.list("")] == ["file"]  # no path is the template's folder
@@ -1060,7 +1062,7 @@ def test_files_of_proc_which_have_no_size_are_read_compressed_and_else_refused(s
         ("bytes=-2", 206, b"89", "bytes 8-9/10"),
         ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
         ("bytes=10-", 416, b"invalid range: failed to overlap\n", "bytes */10"),
-        ("lines=1-2", 200, b"0123456789", None),
+        ("lines=1-2", 416, b"invalid range\n", None),
     ],
 )
 def test_a_part_of_a_file_is_answered_206(server, sandbox, wanted, status, content, said):
@@ -1078,7 +1080,7 @@ def test_a_part_of_a_file_is_answered_206(server, sandbox, wanted, status, conte
         ({"Content-Type": "text/plain"}, {"path": "x"}, 400, "unsupported content type: text/plain, expected"),
         ({}, {"path": "x"}, 400, "unsupported content type: , expected"),
         (OCTETS, {}, 400, "path query parameter is required"),
-        (OCTETS, {"path": "~agent/x"}, 400, "error resolving path: failed to expand path '~agent/x' for user 'user'"),
+        (OCTETS, {"path": "~agent/x"}, 400, "error resolving path: failed to expand path '' for user 'user'"),
         (OCTETS, {"path": "x", "username": "mallory"}, 401, "mallory"),
         (OCTETS | {"Content-Encoding": "br"}, {"path": "x"}, 400, "unsupported Content-Encoding: br"),
         (OCTETS, {"path": "file/below"}, 500, "error ensuring directories: path is a file: "),
@@ -1128,10 +1130,12 @@ def test_an_envd_that_restarts_breaks_its_streams_and_the_commands_go_on(server,
     # What it prints from now on has no reader, as with envd.
     script = "echo begun; until [ -e go ]; do sleep 0.02; done; trap '' PIPE; echo lost; echo done > proof"
     command = sandbox.commands.run(script, cwd="~", background=True, timeout=0)
-    threading.Timer(0.2, restart_envd, [server.url, API_KEY, sandbox.sandbox_id]).start()
+    restarting = threading.Timer(0.2, restart_envd, [server.url, API_KEY, sandbox.sandbox_id])
+    restarting.start()
 
     with pytest.raises(SandboxUnreachableException):
         command.wait()
+    restarting.join()  # a real one is not there at once
     assert sandbox.commands.list() == []
     with pytest.raises(NotFoundException):
         sandbox.commands.connect(command.pid)
