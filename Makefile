@@ -8,7 +8,7 @@ SHELL := /bin/sh
 # Options of the targets, on make's command line only: `make demo AGENT=codex`. In the environment, names as common as
 # these belong to other programs. `value` hands the text on as it was typed: neither make nor the shell looks at quotes,
 # dollars or line breaks in a prompt.
-FOR_PROGRAMS := REPO PROMPT AGENT PR CLOUD HOST
+FOR_PROGRAMS := REPO PROMPT AGENT PR CLOUD HOST ENVD IMAGE
 $(foreach name,$(FOR_PROGRAMS),$(if $(filter command,$(origin $(name))),\
 	$(eval export override $(name) := $$(value $(name))),$(eval unexport $(name))))
 WORKERS := 2
@@ -68,6 +68,10 @@ test: lint ## All of that and the tests that start the embedded stack: what CI r
 .PHONY: faults
 faults: $(DEV) ## Runs that meet faults at random (N=200 runs or N=10m; SEED= one of them again)
 	$(RUN) tests.faults $(if $(SEED),--seed $(SEED),--n $(N))
+
+.PHONY: conformance
+conformance: $(DEV) ## The suites of the sandbox against a real envd, as root on Linux (ENVD=binary IMAGE=folder TESTS=path)
+	@exec $(RUN) tests.conformance --workers $(WORKERS) $(if $(filter command,$(origin TESTS)),$(TESTS))
 
 .PHONY: lint
 lint: $(DEV)

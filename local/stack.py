@@ -52,6 +52,7 @@ POSTGRES_PORT = 54322  # preferred, too: PostgreSQL binds it itself, and says wh
 POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
 FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
+STAND_IN = ("local.e2b",)
 NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
 READY_TIMEOUT_S = 180  # a busy machine; the ordinary start takes one to three seconds
 
@@ -76,6 +77,7 @@ class StackOptions(StackSettings):
     setup_timeout_s: int = 600
     checkpoint_every_s: int = 300
     isolation: str = "auto"
+    e2b_server: tuple[str, ...] = STAND_IN  # the module to run, and more options for it
     sandbox_template: Template | None = None  # None: as sandbox/e2b.Dockerfile ends
     verbose: bool = False  # one REPORT line per invocation of the executor in its log
     preferred_ports: Mapping[str, int] | None = None
@@ -261,10 +263,14 @@ class Stack:
         if self.uses("e2b"):
             return
         paths = [part for cli in self._clis for part in ("--extra-path", str(cli))]
+        module, *more = self.options.e2b_server
         self._module(
             "e2b",
-            "local.e2b",
-            ["--root", str(self.sandboxes_root), "--isolation", self.options.isolation, *paths, *self._template()],
+            module,
+            [
+                *(*more, "--root", str(self.sandboxes_root), "--isolation", self.options.isolation),
+                *(*paths, *self._template()),
+            ],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
         for line in (self.logs / "e2b.log").read_text().splitlines():
@@ -358,12 +364,9 @@ class Stack:
         if self.uses("e2b"):
             settings |= self.options.clouds["e2b"]
         else:
-            settings |= {
-                "E2B_API_URL": self.urls["e2b"],
-                "E2B_SANDBOX_URL": self.urls["e2b"],
-                "SANDBOX_PYTHON": SANDBOX_PYTHON,
-                "SANDBOX_AGENT_PATH": agent_path(self._clis),
-            }
+            settings |= {"E2B_API_URL": self.urls["e2b"], "E2B_SANDBOX_URL": self.urls["e2b"]}
+            if self.options.e2b_server == STAND_IN:  # the sandboxes of another one are as those of E2B
+                settings |= {"SANDBOX_PYTHON": SANDBOX_PYTHON, "SANDBOX_AGENT_PATH": agent_path(self._clis)}
         for agent in self.options.agents:
             settings |= self._model_environment(agent)
         return self._function_environment() | settings

@@ -5,7 +5,7 @@ import os
 from local.settings import CERTIFICATES, MACHINE, NEVER_PROXIED, PROXIES, SCREEN, machine_environment
 
 # How packages are fetched here, and how the tests themselves are run.
-PREFIXES = ("PIP_", "NPM_CONFIG_", "PYTEST", "HYPOTHESIS", "COVERAGE", "MAKE", "MFLAGS")
+PREFIXES = ("PIP_", "NPM_CONFIG_", "PYTEST", "HYPOTHESIS", "COVERAGE", "MAKE", "MFLAGS", "CONFORMANCE_")
 
 
 def leave_the_callers_environment():

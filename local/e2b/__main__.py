@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from starlette.applications import Starlette
+
 from local.e2b.server import create_server
 from local.e2b.template import Template
 from local.listening import add_port_arguments, listener_of, serve, url_of
@@ -14,8 +16,8 @@ KEEP_ALIVE_S = 310  # longer than the SDK keeps an idle connection (E2B_KEEPALIV
 SHUTDOWN_GRACE_S = 1  # a stream to a running command would hold the shutdown up for ever
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local.e2b", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every server of sandboxes."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the sandboxes; nothing else may be in it")
     add_port_arguments(parser)
     parser.add_argument(
@@ -28,23 +30,38 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--template", type=Path, help="JSON file with the template's user, folder, profile and root_bashrc"
     )
-    return parser.parse_args()
 
 
 def main() -> None:
-    options = arguments()
-    api_key = os.environ.get("E2B_API_KEY")
-    if not api_key:
-        sys.exit("E2B_API_KEY is not set")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    parser = argparse.ArgumentParser(prog="python -m local.e2b", description=__doc__)
+    add_arguments(parser)
+    options = parser.parse_args()
     app = create_server(
         options.root,
-        api_key,
+        api_key(),
         options.extra_path,
         options.isolation,
         injection=options.injection,
-        template=Template.read(options.template) if options.template else None,
+        template=template_of(options),
     )
+    run(app, options)
+
+
+def template_of(options: argparse.Namespace) -> Template:
+    return Template.read(options.template) if options.template else Template()
+
+
+def api_key() -> str:
+    """Ends the program where the environment has none."""
+    key = os.environ.get("E2B_API_KEY")
+    if not key:
+        sys.exit("E2B_API_KEY is not set")
+    return key
+
+
+def run(app: Starlette, options: argparse.Namespace) -> None:
+    """Serve until a signal comes."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     listener = listener_of(options)
     print(f"E2B_API_URL={url_of(listener)}", flush=True)
     serve(app, listener, lifespan="on", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=SHUTDOWN_GRACE_S)

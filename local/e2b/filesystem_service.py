@@ -262,7 +262,11 @@ def content_of(fd: int, modified_s: int, request: Request) -> Response:
         os.close(fd)
         return PlainTextResponse("seeker can't seek\n", 500)
     headers |= {"Accept-Ranges": "bytes", "Last-Modified": formatdate(modified_s, usegmt=True)}
-    part = part_of(request.headers.get("range", ""), size)
+    wanted_range = request.headers.get("range", "")
+    if wanted_range and not wanted_range.startswith("bytes="):
+        os.close(fd)
+        return PlainTextResponse("invalid range\n", 416)
+    part = part_of(wanted_range, size)
     if part is not None and not part:
         os.close(fd)
         return PlainTextResponse("invalid range: failed to overlap\n", 416, {"Content-Range": f"bytes */{size}"})

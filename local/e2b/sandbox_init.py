@@ -77,7 +77,7 @@ class Sandbox:
         if path.startswith("~"):
             if path[1:2] not in ("", "/"):
                 reason = "cannot expand user-specific home dir"
-                raise Refused("invalid_argument", f"failed to expand path '{path}' for user '{user}': {reason}")
+                raise Refused("invalid_argument", f"failed to expand path '' for user '{user}': {reason}")
             path = home + path[1:]
         if self.root == "/":  # the kernel keeps us inside
             return path if path.startswith("/") else os.path.normpath(os.path.join(home, path))

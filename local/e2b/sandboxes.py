@@ -116,7 +116,7 @@ class Sandbox:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def init_envd(self) -> None:
-        """The orchestrator's `/init`: after creating, after a resume from a pause and after a reboot."""
+        """Tell envd what it has to know."""
         self.envd.access_token = self.access_token
         self.envd.user, self.envd.folder = self.template.user, self.template.folder
         self.envd.env = self.wish.env
@@ -148,7 +148,7 @@ class Fleet:
         self,
         root: Path,
         extra_path: Sequence[Path],
-        isolation: IsolationChoice,
+        isolation: IsolationChoice | Isolation,
         journal: Journal | None = None,
         template: Template | None = None,
     ) -> None:
@@ -182,6 +182,10 @@ class Fleet:
         await asyncio.to_thread(remove_leftovers, self._root)
         self._isolation = await self._choose_isolation()
         logger.info("sandboxes are isolated by %s", self._isolation.name)
+
+    async def init_envd(self, sandbox: Sandbox) -> None:
+        """The orchestrator's `/init`: after creating, after a resume from a pause and after a reboot."""
+        sandbox.init_envd()
 
     async def close(self) -> None:
         """Kill and remove every sandbox."""
@@ -237,7 +241,7 @@ class Fleet:
                     self._end_in(sandbox, timeout_s)
                 return sandbox, False
             await sandbox.box.resume()
-            sandbox.init_envd()
+            await self.init_envd(sandbox)
             sandbox.state = "running"
             sandbox.started_at = now()
             self._end_in(sandbox, timeout_s)
@@ -277,7 +281,7 @@ class Fleet:
                 await asyncio.to_thread(empty_folder, box.folder / volatile)
             sandbox.box, sandbox.commands = box, CommandTable(box)
             box.start()
-            sandbox.init_envd()
+            await self.init_envd(sandbox)
 
     def _running(self, sandbox_id: str) -> Sandbox:
         sandbox = self.get(sandbox_id)
@@ -302,10 +306,22 @@ class Fleet:
         try:
             check_timeout(wish.timeout_s)
             box = await self._start_box(f"i{secrets.token_hex(10)}", self._isolation)
+            sandbox = self._sandbox_in(box, wish)
+            try:
+                await self.init_envd(sandbox)
+            except BaseException:
+                await self._discard(box)
+                raise
         except BaseException:
             del self._creations[key]
             raise
-        sandbox = Sandbox(
+        self._sandboxes[sandbox.id] = sandbox
+        self._end_in(sandbox, wish.timeout_s)
+        self._spawn(self._bury(sandbox, key))
+        return sandbox
+
+    def _sandbox_in(self, box: Box, wish: Wish) -> Sandbox:
+        return Sandbox(
             id=box.sandbox_id,
             access_token=f"ea_{secrets.token_hex(20)}",
             wish=wish,
@@ -317,11 +333,6 @@ class Fleet:
             network=wish.network,
             allow_internet_access=wish.allow_internet_access,
         )
-        sandbox.init_envd()
-        self._sandboxes[sandbox.id] = sandbox
-        self._end_in(sandbox, wish.timeout_s)
-        self._spawn(self._bury(sandbox, key))
-        return sandbox
 
     async def _start_box(self, name: str, isolation: Isolation | None) -> Box:
         if isolation is None:
@@ -371,6 +382,8 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _choose_isolation(self) -> Isolation:
+        if not isinstance(self._choice, str):
+            return self._choice
         problem: str | None = None
         if self._choice != "process":
             bubblewrap = Bubblewrap(self._extra_path, self._template)
@@ -397,9 +410,12 @@ class Fleet:
             problem = f"{PYTHON_PROBLEM}: {refusal}"
         except BoxGone as error:
             problem = repr(error)
+        await self._discard(box)
+        return box.complaint or problem
+
+    async def _discard(self, box: Box) -> None:
         await box.kill()
         await asyncio.to_thread(remove_tree, box.folder)
-        return box.complaint or problem
 
 
 async def python3_problem(box: Box) -> str | None:

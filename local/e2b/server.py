@@ -13,7 +13,7 @@ from e2b.envd.process.process_connect import ProcessASGIApplication
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from local.e2b.control_plane import EXPECTED_ERRORS, ControlPlane, on_error
 from local.e2b.envd import EnvdGuard, not_running
@@ -45,14 +45,6 @@ def create_server(
     """
     fleet = Fleet(root, extra_path, isolation, Journal(on=injection), template)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await fleet.open()
-        try:
-            yield
-        finally:
-            await fleet.close()
-
     async def health(request: Request) -> Response:
         """envd's for a sandbox, where the header names one; else the server's own."""
         sandbox_id = request.headers.get("e2b-sandbox-id")
@@ -64,14 +56,28 @@ def create_server(
             return not_running(sandbox_id)
         return Response(status_code=204)
 
+    envd = [
+        Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
+        Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
+        Route("/files", Files(fleet), methods=["GET", "POST"]),
+        Route("/health", health),
+    ]
+    return application(fleet, api_key, envd, injection=injection)
+
+
+def application(fleet: Fleet, api_key: str, envd: Sequence[BaseRoute], *, injection: bool) -> Starlette:
+    """The control plane of a fleet, with the routes to its sandboxes' envd before it."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await fleet.open()
+        try:
+            yield
+        finally:
+            await fleet.close()
+
     app = Starlette(
-        routes=[
-            Mount("/process.Process", EnvdGuard(ProcessASGIApplication(ProcessService(fleet)), fleet)),
-            Mount("/filesystem.Filesystem", EnvdGuard(FilesystemASGIApplication(FilesystemService(fleet)), fleet)),
-            Route("/files", Files(fleet), methods=["GET", "POST"]),
-            Route("/health", health),
-            ControlPlane(fleet, injection=injection).mount(api_key),
-        ],
+        routes=[*envd, ControlPlane(fleet, injection=injection).mount(api_key)],
         exception_handlers=dict.fromkeys(EXPECTED_ERRORS, on_error),
         lifespan=lifespan,
     )

@@ -1,21 +1,32 @@
-"""A local E2B server in a process of its own."""
+"""A local E2B server in a process of its own: the stand-in, or in `make conformance` the one with a real envd."""
 
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import httpx
 
+from local.stack import STAND_IN
+from shared.config import SANDBOX_AGENT_PATH
+from shared.domain.run import AgentName, Phase, Run, RunStatus
+from tests.conformance.settings import server_of
+
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
 PATIENCE_S = 60
+# The module to run, and options beside those of `python -m local.e2b`. All tests that start a server take it from here.
+E2B_SERVER = server_of(os.environ)
+REAL_ENVD = E2B_SERVER != STAND_IN
 # How E2BSandboxes finds programs in a sandbox of this server.
 LOCAL_SANDBOX = {"python": "/opt/python/bin/python3", "agent_path": "/opt/python/bin:/usr/bin:/bin"}
+if REAL_ENVD:
+    LOCAL_SANDBOX = {"python": "/usr/bin/python3", "agent_path": SANDBOX_AGENT_PATH}
 # Two sandboxes or secrets a page, so that a handful of them fill several.
 PROGRAM = (
     "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"
-    "from local.e2b.__main__ import main; main()"
+    "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__')"
 )
 
 
@@ -23,7 +34,8 @@ class Server:
     """`options` are those of `python -m local.e2b`."""
 
     def __init__(self, folder, *options):
-        argv = [sys.executable, "-c", PROGRAM, "--root", f"{folder}/root", *options]
+        module, *own = E2B_SERVER
+        argv = [sys.executable, "-c", PROGRAM, module, "--root", f"{folder}/root", *own, *options]
         env = {**os.environ, "E2B_API_KEY": API_KEY}
         with Path(folder, "log").open("a") as log:
             self.process = subprocess.Popen(argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -50,6 +62,25 @@ class Server:
         self.process.terminate()
         self.process.wait(PATIENCE_S)
         self.process.stdout.close()
+
+
+def new_run():
+    """A run that needs a sandbox."""
+    return Run(
+        id=str(uuid.uuid4()),
+        task_id=1,
+        user_id=str(uuid.uuid4()),
+        kind="first",
+        prompt="p",
+        agent=AgentName.CLAUDE,
+        status=RunStatus.RUNNING,
+        phase=Phase.PROVISIONING,
+        seq=0,
+        fence=1,
+        attempt=1,
+        repo_url="https://github.com/o/r",
+        branch="main",
+    )
 
 
 def speak_to(server, monkeypatch):

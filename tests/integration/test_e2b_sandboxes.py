@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from functions.executor.jobs import JobSpec, RunFolder
 from functions.executor.sandbox import E2BSandboxes
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
-from shared.domain.run import AgentName, Phase, Run, RunStatus
 from shared.domain.secret import Secret
-from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, speak_to
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, new_run, speak_to
 from tests.waiting import wait_for
 
 DEPLOYMENT = "test"
@@ -61,24 +59,6 @@ def run(bench, program, *arguments, timeout_s=PATIENCE_S):
 @pytest.fixture
 def sandboxes(server):
     return e2b()
-
-
-def new_run():
-    return Run(
-        id=str(uuid.uuid4()),
-        task_id=1,
-        user_id=str(uuid.uuid4()),
-        kind="first",
-        prompt="p",
-        agent=AgentName.CLAUDE,
-        status=RunStatus.RUNNING,
-        phase=Phase.PROVISIONING,
-        seq=0,
-        fence=1,
-        attempt=1,
-        repo_url="https://github.com/o/r",
-        branch="main",
-    )
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Jobs in a sandbox: the real supervisor in a folder, and the fake that the unit tests stand on, alike."""
+"""Jobs in a sandbox: the real supervisor in a folder, and the fake that the unit tests stand on, alike.
+
+In `make conformance` in a sandbox with a real envd, too.
+"""
 
 import os
 import runpy
@@ -25,6 +28,9 @@ from functions.executor.jobs import (
     RunFolder,
 )
 from functions.executor.phases.cloning import TOKEN_FILE
+from functions.executor.sandbox import E2BSandboxes
+from shared.domain.errors import RunFailed
+from shared.domain.network import OPEN_NETWORK
 from shared.domain.run import Phase
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
@@ -37,6 +43,7 @@ from tests.fakes.sandboxes import (
     FakeWorkbench,
     Script,
 )
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
 
 RUN = "11111111-2222-3333-4444-555555555555"
 SPEC = JobSpec(argv=("true",), user="agent", timeout_s=60)
@@ -81,6 +88,23 @@ class FolderWorkbench:
         time.sleep(seconds)
 
 
+class SandboxBench:
+    """A sandbox with a real envd: in `make conformance` only, where it costs a server."""
+
+    def __init__(self, workbench):
+        self.upload, self.read, self.run_python = workbench.upload, workbench.read, workbench.run_python
+
+    def has(self, path):
+        try:
+            self.read(path)
+        except RunFailed:
+            return False
+        return True
+
+    def let_pass(self, seconds):
+        time.sleep(seconds)
+
+
 class FakeBench(FakeWorkbench):
     def has(self, path):
         return path in self._box.files
@@ -108,9 +132,28 @@ class Jobs:
         return self.folder.look("job", **options)
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("e2b"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sandbox_bench(server, monkeypatch):
+    speak_to(server, monkeypatch)
+    options = {"api_key": Secret(API_KEY), "template": "agents", "deployment": "test", "lease_s": 900}
+    sandboxes = E2BSandboxes(**options, **LOCAL_SANDBOX)
+    sandbox_id = sandboxes.create(new_run(), OPEN_NETWORK)
+    yield SandboxBench(sandboxes.attach(sandbox_id))
+    sandboxes.kill(sandbox_id)
+
+
+@pytest.fixture(params=["fake", "real", *(["sandbox"] if REAL_ENVD else [])])
 def jobs(request, tmp_path):
-    if request.param == "real":
+    if request.param == "sandbox":
+        jobs = Jobs(request.getfixturevalue("sandbox_bench"), {})
+    elif request.param == "real":
         jobs = Jobs(FolderWorkbench(tmp_path), {})
     else:
         clock, scripts = FakeClock(), {}

@@ -16,6 +16,7 @@ from local.client import sign_in
 from local.mirrors import publish
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
+from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
 
 WAIT_S = 280  # the limit of a whole test is a little longer
@@ -157,6 +158,7 @@ def lab_in(folder, *, follow_up_window_s):
         reaper_grace_s=3,
         follow_up_window_s=follow_up_window_s,
         preferred_ports={},
+        e2b_server=E2B_SERVER,
     )
     with Stack(options) as stack:
         yield Lab(stack, Path(folder))
