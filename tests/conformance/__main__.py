@@ -22,6 +22,7 @@ SUITES = (
     "tests/integration/test_e2b_sandboxes.py",
     "tests/integration/test_local_e2b.py",
     "tests/integration/test_jobs.py",
+    "tests/integration/test_an_agent_is_never_root.py",
     f"{RUNS}/test_costs.py",
     f"{RUNS}/test_faults.py",
     f"{RUNS}/test_many_tasks.py",
