@@ -26,6 +26,7 @@ SUITES = (
     f"{RUNS}/test_costs.py",
     f"{RUNS}/test_faults.py",
     f"{RUNS}/test_many_tasks.py",
+    f"{RUNS}/test_odd_templates.py",
     f"{RUNS}/test_preferences_reach_the_agent.py",
     f"{RUNS}/test_project_setup.py",
     f"{RUNS}/test_pull_requests_of_runs.py",

@@ -5,6 +5,7 @@ import pytest
 from local.e2b.template import Template
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
+from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.conftest import Lab
 
 # Login files run before every command. These print, with and without a line break, to both streams; they go elsewhere,
@@ -40,6 +41,7 @@ def test_a_run_and_its_follow_up_work_whatever_the_template_sets(tmp_path, templ
         agents=(agent,),
         sandbox_template=template,
         preferred_ports={},
+        e2b_server=E2B_SERVER,
     )
     with Stack(options) as stack:
         lab = Lab(stack, tmp_path)
