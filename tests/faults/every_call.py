@@ -38,7 +38,7 @@ REFUSABLE = (
     ("sandboxes.create", ""),
     ("sandboxes.attach", ""),
     ("workbench.upload", ""),
-    ("workbench.run", ""),
+    ("workbench.run_python", ""),
     ("workbench.read", "collecting"),
 )
 # While the agent works, its sandbox is read, and something saved, for checkpoints only.
@@ -93,7 +93,7 @@ class EveryCall:
     @pytest.mark.parametrize("fault", ["supervisor killed", "sandbox rebooted"])
     def test_an_agent_that_is_interrupted_says_so_and_its_work_is_collected(self, lab, scenario, fault):
         learn(lab, scenario)
-        world = World(lab, scenario, FirstCallOf(fault, "workbench.run", "agent 2")).live()
+        world = World(lab, scenario, FirstCallOf(fault, "workbench.run_python", "agent 2")).live()
 
         assert [happened for _, happened in world.tripwire.injected] == [fault]
         assert (world.run["error_code"], world.task["changed_files"]) == ("agent_interrupted", ["src/new.txt"])

@@ -71,7 +71,7 @@ def test_an_executor_stands_still_at_one_call_of_each_step_while_another_takes_t
 
 @pytest.mark.parametrize(
     ("fault", "call"),
-    [("death before", "workbench.run"), ("death after", "sandboxes.attach"), ("death before", "runs.advance")],
+    [("death before", "workbench.run_python"), ("death after", "sandboxes.attach"), ("death before", "runs.advance")],
 )
 def test_a_step_that_kills_its_executor_each_time_ends_the_run_and_its_sandbox(outlive, fault, call):
     world = outlive(Scenario("claude"), Always(fault, call), may_fail_as={"internal", "step_failed"})
