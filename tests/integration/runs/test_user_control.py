@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from tests.integration.e2b_servers import reboot
 from tests.integration.runs.conftest import git, lab_in
 
 AGENTS = ("claude", "codex")
@@ -89,6 +90,30 @@ def test_a_follow_up_goes_on_from_the_work_so_far(lab, agent, sandbox_survives):
     assert (after[0], after[1]) == ("follow_up", "completed")
     assert before[4] == after[4] == git(path, "rev-parse", "HEAD")
     assert (before[2] == after[2], before[3] == after[3]) == (sandbox_survives, sandbox_survives)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_sandbox_that_reboots_under_the_agent_loses_nothing_and_a_follow_up_goes_on(lab, agent):
+    path, url = lab.repository()
+    client = lab.user()
+    task_id = lab.start(client, "@write half.txt: half\n@hang", url, agent=agent)
+    lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
+    lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and lease_until is null", task_id))
+
+    reboot(lab.stack.urls["e2b"], lab.stack.keys.e2b_api_key, client.task(task_id)["container_id"])
+    task = lab.finished(client, task_id)
+
+    [(error_code,)] = lab.sql("select error_code from runs where task_id = %s", task_id)
+    assert (task["status"], error_code) == ("failed", "agent_interrupted")
+    assert task["changed_files"] == ["half.txt"]
+
+    lab.control(client, task_id, "follow-up", prompt="@append half.txt: whole")
+    followed = lab.finished(client, task_id)
+
+    assert followed["status"] == "completed", followed["error"]
+    assert "+whole" in followed["git_diff"]
+    lab.assert_patch_makes(followed, path)
+    assert lab.agent_processes() == []
 
 
 def test_a_follow_up_counts_from_the_first_base_even_when_the_branch_has_moved(lab):
