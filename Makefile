@@ -150,7 +150,7 @@ build-ApiFunction: $(PACKAGES)/api
 
 # The executor uploads these programs into each sandbox: they travel with it.
 build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction: $(PACKAGES)/executor
-	$(call bundle,executor,sandbox/supervisor.py sandbox/clone.py sandbox/collect.py sandbox/forget.py)
+	$(call bundle,executor,sandbox/supervisor.py sandbox/clone.py sandbox/collect.py sandbox/forget.py sandbox/close.py)
 
 # --------------------------------------------------------------------------------------------------------- maintenance
 

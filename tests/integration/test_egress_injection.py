@@ -71,7 +71,7 @@ def make_programs(folder):
 
 @pytest.fixture(scope="module")
 def folder():
-    with tempfile.TemporaryDirectory(prefix="egress-") as folder:
+    with tempfile.TemporaryDirectory(prefix="egress-", dir="/var/tmp") as folder:
         yield Path(folder)
 
 

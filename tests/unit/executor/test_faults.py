@@ -225,7 +225,7 @@ def test_a_checkpoint_for_which_there_is_no_room_costs_neither_the_run_nor_its_p
 def test_programs_of_another_executor_are_replaced_before_a_collection(world):
     world.start()
     world.until(Phase.COLLECTING)
-    path = f"runs/{world.run_row['id']}/collect.py"
+    path = f"/root/runs/{world.run_row['id']}/collect.py"
     world.sandboxes.last.files[path] = b"an older one"
 
     world.run()
@@ -290,7 +290,7 @@ def test_a_program_that_answers_no_json_is_broken(started):
 class Silent:
     """A sandbox in which an empty file lies in the place of a program."""
 
-    def run(self, argv, *, timeout_s):
+    def run_python(self, program, *arguments, timeout_s):
         return ""
 
 

@@ -14,6 +14,8 @@ from shared.domain.binary_patch import blob_id
 from shared.domain.errors import RunFailed
 from shared.domain.patch import parse
 from shared.domain.run import Phase
+from shared.domain.secret import Secret
+from shared.observability import register_secret
 from tests.fakes.executor import (
     ANTHROPIC_KEY,
     CLAUDE_INIT,
@@ -185,6 +187,8 @@ def test_a_program_that_dies_with_a_secret_on_its_lips_is_not_quoted(world, job)
 def test_what_a_broken_program_says_is_the_operators_to_read_and_without_secrets(world, job, monkeypatch):
     written = StringIO()
     monkeypatch.setattr(logger.registered_handler, "stream", written)
+    for key in (ANTHROPIC_KEY, OPENAI_KEY, E2B_KEY):
+        register_secret(Secret(key), lasting=True)  # as functions/executor/wiring.py does
     world.scripts[job] = Script(ends_at=1, exit_code=1, stderr=f"Traceback\nKeyError: 'it' {SPILLED}")
     world.start()
 
