@@ -149,7 +149,8 @@ def home_problems() -> Iterator[str]:
     if not home.is_dir():
         yield f"The agent's home {home} is missing."
     for above in home.resolve().parents:
-        if is_open(above.lstat()):
+        info = above.lstat()
+        if is_open(info) and not info.st_mode & stat.S_ISVTX:  # a sticky one keeps what is in it
             yield f"{above}, above the agent's home, is writable for others than root."
 
 
