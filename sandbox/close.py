@@ -94,10 +94,13 @@ def is_shared() -> bool:
 
 
 def problems() -> list[str]:
-    """What is open, as sentences; empty when the sandbox is closed."""
+    """What is open, as sentences; empty when the sandbox is closed. What cannot be looked at is not closed."""
     if os.getuid() != 0:
         return ["Commands do not run as root, so the agent could read what is root's."]
-    return [*account_problems(), *home_problems(), *file_problems(), *login_problems()]
+    try:
+        return [*account_problems(), *home_problems(), *file_problems(), *login_problems()]
+    except OSError as error:
+        return [f"{error.filename or 'A file'} cannot be checked: {error.strerror}."]
 
 
 def agent() -> pwd.struct_passwd | None:
@@ -164,7 +167,7 @@ def file_problems() -> Iterator[str]:
         if weak := weak_place_of(os.path.realpath(path)):
             yield f"{path} leads to {weak}, which is writable for others than root."
     for name in SOCKETS:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             if is_open(os.stat(name)):
                 yield f"{name} is writable for others than root."
 
@@ -179,24 +182,23 @@ def open_files() -> Iterator[tuple[str, os.stat_result]]:
 def files() -> Iterator[tuple[str, os.stat_result]]:
     """Every file and folder of TREES, and FOLDERS. Not symbolic links, nor what is mounted read-only."""
     for top in FOLDERS:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             yield top, os.lstat(top)
     folders = [*TREES, *mounts_below(TREES), os.path.dirname(os.__file__)]
     known = set(folders)
     while folders:
         folder = folders.pop()
-        with contextlib.suppress(OSError):  # it went away, or there is none
+        with contextlib.suppress(FileNotFoundError):  # it went away, or there is none
             info = os.lstat(folder)
             if not stat.S_ISDIR(info.st_mode) or is_read_only(folder):  # /bin is a link to /usr/bin
                 continue
             yield folder, info
             for entry in os.scandir(folder):
-                info = entry.stat(follow_symlinks=False)
-                if not stat.S_ISDIR(info.st_mode):
-                    if not stat.S_ISLNK(info.st_mode):
-                        yield entry.path, info
-                elif entry.path not in known:
-                    folders.append(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [] if entry.path in known else [entry.path]
+                elif not entry.is_symlink():
+                    with contextlib.suppress(FileNotFoundError):  # of this entry alone
+                        yield entry.path, entry.stat(follow_symlinks=False)
 
 
 def mounts_below(tops: tuple[str, ...]) -> list[str]:
@@ -223,7 +225,7 @@ def is_setuid(info: os.stat_result) -> bool:
 
 def links_in(folder: str) -> list[str]:
     """Programs that may lie where others can write."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
         return [entry.path for entry in os.scandir(folder) if entry.is_symlink()]
     return []
 
@@ -237,7 +239,7 @@ def weak_place_of(path: str) -> str | None:
         above = os.path.dirname(path)
         weak = weak_place_of(above) if above != path else None
         if weak is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere yet: above counts
                 weak = path if is_open(os.lstat(path)) and not is_read_only(path) else None
         _trusted[path] = weak
     return _trusted[path]

@@ -299,15 +299,20 @@ def send_signal(sandbox: Sandbox, pid: int, number: int) -> Answer:
 # Like envd, the file calls act as the sandbox's own root and give what they create to the user.
 
 
+def resolved(sandbox: Sandbox, user: str, path: str, failure: str) -> str:
+    """The absolute path. Raises Refused; where the path is not valid, `failure` stands before the reason."""
+    try:
+        return sandbox.path(path, user)
+    except Refused as refusal:
+        if refusal.code == "invalid_argument":
+            raise Refused(refusal.code, f"{failure}: {refusal}") from refusal
+        raise
+
+
 def open_read(sandbox: Sandbox, user: str, path: str) -> Answer:
     """A file opened for reading; answers {"name", "modified_s"} and the descriptor. None of them for a FIFO, where
     envd waits for a writer."""
-    try:
-        path = sandbox.path(path, user)
-    except Refused as refusal:
-        if refusal.code == "invalid_argument":
-            raise Refused(refusal.code, f"error expanding and resolving path '{path}': {refusal}") from refusal
-        raise
+    path = resolved(sandbox, user, path, f"error expanding and resolving path '{path}'")
     try:
         info = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -330,12 +335,7 @@ def open_read(sandbox: Sandbox, user: str, path: str) -> Answer:
 def open_write(sandbox: Sandbox, user: str, path: str, metadata: dict[str, str], written: list[str]) -> Answer:
     """An emptied file, its folders made; answers {"path", "name"} and the descriptor. None of them for a FIFO, where
     envd waits for a reader. `written` are the paths that the same request has written to before."""
-    try:
-        path = sandbox.path(path, user)
-    except Refused as refusal:
-        if refusal.code == "invalid_argument":
-            raise Refused(refusal.code, f"error resolving path: {refusal}") from refusal
-        raise
+    path = resolved(sandbox, user, path, "error resolving path")
     if path in written:
         raise Refused("invalid_argument", already_uploaded(path, written))
     who = sandbox.user(user)

@@ -44,19 +44,11 @@ def close(sandbox: Sandbox) -> None:
     assert said["ok"], said["problems"]
 
 
-def has(sandbox: Sandbox, program: str) -> bool:
-    return printed(sandbox, f"test -x {program} && echo yes || echo no", "root") == "yes"
-
-
 def try_sudo(sandbox: Sandbox) -> str:
-    if not has(sandbox, "/usr/bin/sudo"):
-        pytest.skip("the image has no sudo")
     return printed(sandbox, "sudo -n id -u", "user")
 
 
 def try_ssh(sandbox: Sandbox) -> str:
-    if not has(sandbox, "/usr/bin/ssh") or not printed(sandbox, "ls /usr/sbin/sshd || true", "root"):
-        pytest.skip("the image has no ssh")
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o PreferredAuthentications=none,password"
     return printed(sandbox, f"ssh {options} -o ConnectTimeout=20 -o BatchMode=no root@{HOSTNAME} id -u </dev/null")
 

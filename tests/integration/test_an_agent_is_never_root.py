@@ -41,11 +41,15 @@ plant() {{ printf '%s' {payload} > "$1" && chmod 755 "$1"; }}
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """`hole`: what is wrong with the image beside what E2B does. `attack`: by the agent. `then`: what root does."""
+    """`hole`: what is wrong with the image beside what E2B does. `attack`: by the agent. `then`: what root does.
+
+    `refused`: the hole cannot be closed, so no agent is started.
+    """
 
     hole: str = "true"
     attack: str
     then: str = "true"
+    refused: bool = False
 
 
 def planted(program, then="true"):
@@ -114,7 +118,10 @@ WAYS = {
         then=f"{LOCAL_SANDBOX['python']} -c 'import site; site.addsitedir(\"/usr/local/lib/site\")'",
     ),
     "a link on root's path that leads to the agent": Way(
-        hole="ln -s /home/agent/tool /usr/local/bin/tool", attack="plant /home/agent/tool", then="tool"
+        hole="ln -s /home/agent/tool /usr/local/bin/tool",
+        attack="plant /home/agent/tool",
+        then="tool",
+        refused=True,
     ),
     "a folder of the user's on root's path": Way(
         hole="chmod 755 /usr/local /usr/local/*; chown agent /usr/local/bin",
@@ -133,8 +140,10 @@ WAYS = {
         ),
         attack="plant /usr/local/bin/ls",
         then="ls /",
+        refused=True,
     ),
     "a socket of a container engine": Way(
+        refused=True,
         hole=(
             f'{LOCAL_SANDBOX["python"]} -c "import os, socket; s = socket.socket(socket.AF_UNIX);'
             "s.bind('/run/docker.sock'); os.chmod('/run/docker.sock', 0o666); s.listen();\n"
@@ -198,7 +207,7 @@ def has_mark(sandbox):
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_in_a_closed_sandbox_no_way_leads_to_root(machine, way):
-    assert tried(machine, way, closed=True) in ("nothing", "refused")
+    assert tried(machine, way, closed=True) == ("refused" if way.refused else "nothing")
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

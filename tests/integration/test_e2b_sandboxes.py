@@ -225,9 +225,9 @@ def test_a_program_has_roots_environment_and_nothing_else(bench):
 
     assert (env["USER"], env["LOGNAME"], env["PATH"]) == ("root", "root", "/usr/sbin:/usr/bin:/sbin:/bin")
     assert env["HOME"].endswith("/root")
-    # The interpreter's own wrapper and locale, where the stand-in brings one
+    # What the stand-in adds: its wrapper of the interpreter, and its mark on plain processes
     allowed = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "AGENT_USER", "AGENT_HOME", "AGENT_PATH"}
-    assert set(env) - {"LD_LIBRARY_PATH", "LC_CTYPE", "PWD", "SHLVL", "_"} == allowed
+    assert set(env) - {"LD_LIBRARY_PATH", "E2B_SANDBOX_ID", "LC_CTYPE", "PWD", "SHLVL", "_"} == allowed
     assert folder in ("/", str(Path(env["HOME"]).parent))
 
 

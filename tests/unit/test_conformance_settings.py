@@ -33,9 +33,13 @@ def test_an_envd_that_is_missing_or_does_not_run_is_said_in_a_sentence(tmp_path)
 
 
 def test_each_program_that_an_image_lacks_is_named(tmp_path):
-    for path in ("bin/sh", "bin/bash", "usr/bin/env", "usr/bin/git"):
+    there = ("bin/sh", "bin/bash", "usr/bin/env", "usr/bin/git", "usr/bin/sudo", "usr/bin/ssh", "usr/bin/socat")
+    for path in there:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).symlink_to("/nowhere/here")
 
-    assert problems_with_image(tmp_path) == [f"The image {tmp_path} has no /usr/bin/python3."]
+    assert problems_with_image(tmp_path) == [
+        f"The image {tmp_path} has no /usr/bin/python3.",
+        f"The image {tmp_path} has no /usr/sbin/sshd, which E2B installs into each image: name another IMAGE.",
+    ]
     assert problems_with_image(tmp_path / "none") == [f"{tmp_path}/none is not a folder with a root file system."]

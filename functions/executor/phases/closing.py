@@ -5,6 +5,7 @@ sandbox/close.py says what that means. A sandbox that is open gets no secret and
 
 import json
 
+from functions.executor.errors import BrokenProgram
 from functions.executor.jobs import RunFolder
 from shared.domain.errors import RunFailed
 from shared.observability import get_logger
@@ -36,7 +37,12 @@ def is_still_closed(folder: RunFolder) -> bool:
 
 
 def _problems(folder: RunFolder, verb: str) -> list[str]:
-    found = json.loads(folder.run(PROGRAM, verb, timeout_s=TIMEOUT_S))
-    if closed := found["closed"]:
+    line = folder.run(PROGRAM, verb, timeout_s=TIMEOUT_S)
+    try:
+        found = json.loads(line)
+        closed, problems, ok = found["closed"], list(found["problems"]), found["ok"] is True
+    except (ValueError, KeyError, TypeError):
+        raise BrokenProgram(0, f"{PROGRAM} answered: {line[:200]}") from None
+    if closed:
         logger.info("sandbox.closed", extra={"changed": closed})
-    return [] if found["ok"] else list(found["problems"])
+    return problems if ok or problems else ["It is not closed, and does not say why."]

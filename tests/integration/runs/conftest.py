@@ -143,12 +143,18 @@ def lab(tmp_path_factory):
         yield lab
 
 
+def options_in(folder, *agents, **others):
+    """Of a stack of its own, on free ports."""
+    cache = PROJECT_ROOT / ".local" / "cache"
+    return StackOptions(data=folder / "data", cache=cache, agents=agents, preferred_ports={}, **others)
+
+
 @contextmanager
 def lab_in(folder, *, follow_up_window_s):
-    options = StackOptions(
-        data=folder / "data",
-        cache=PROJECT_ROOT / ".local" / "cache",
-        agents=("claude", "codex"),
+    options = options_in(
+        folder,
+        "claude",
+        "codex",
         executors=4,
         step_lease_s=8,
         setup_timeout_s=20,
@@ -157,7 +163,6 @@ def lab_in(folder, *, follow_up_window_s):
         reaper_every_s=3,
         reaper_grace_s=3,
         follow_up_window_s=follow_up_window_s,
-        preferred_ports={},
         e2b_server=E2B_SERVER,
     )
     with Stack(options) as stack:

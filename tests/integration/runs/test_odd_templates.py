@@ -3,10 +3,9 @@
 import pytest
 
 from local.e2b.template import Template
-from local.processes import PROJECT_ROOT
-from local.stack import Stack, StackOptions
+from local.stack import Stack
 from tests.integration.e2b_servers import E2B_SERVER
-from tests.integration.runs.conftest import Lab
+from tests.integration.runs.conftest import Lab, options_in
 
 # Login files run before every command. These print, with and without a line break, to both streams; they go elsewhere,
 # change the PATH, and set what changes Python, git and shells.
@@ -35,15 +34,7 @@ TEMPLATES = {
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_run_and_its_follow_up_work_whatever_the_template_sets(tmp_path, template):
     agent = "codex" if template.profile and template.user == "odd" else "claude"
-    options = StackOptions(
-        data=tmp_path / "data",
-        cache=PROJECT_ROOT / ".local" / "cache",
-        agents=(agent,),
-        sandbox_template=template,
-        preferred_ports={},
-        e2b_server=E2B_SERVER,
-    )
-    with Stack(options) as stack:
+    with Stack(options_in(tmp_path, agent, sandbox_template=template, e2b_server=E2B_SERVER)) as stack:
         lab = Lab(stack, tmp_path)
         path, url = lab.repository({"README.md": "hello\n", ".asynccode/setup.sh": "echo prepared > prepared.txt\n"})
         client = lab.user()

@@ -35,15 +35,21 @@ def runs_of(lab, task_id):
     return lab.sql(f"select {columns} from runs where task_id = %s order by created_at", task_id)
 
 
+def half_done(lab, client, url, agent):
+    """A task whose agent has written half.txt and goes on without end, between two looks."""
+    task_id = lab.start(client, "@write half.txt: half\n@hang", url, agent=agent)
+    lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
+    lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and lease_until is null", task_id))
+    return task_id
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_cancelling_in_the_middle_of_the_work_is_prompt_and_keeps_the_partial_diff(lab, agent):
     path, url = lab.repository()
     client = lab.user()
-    task_id = lab.start(client, "@write half.txt: half\n@hang", url, agent=agent)
-    lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
+    task_id = half_done(lab, client, url, agent)
     # As if the run were hours old: its next look is half a minute away. Then that look's message becomes stale, and the
     # reaper has an hour: only the cancelling can have the run looked at again.
-    lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and lease_until is null", task_id))
     lab.sql("update runs set started_at = now() - interval '20 minutes' where task_id = %s", task_id)
     lab.until(
         lambda: lab.sql(
@@ -96,9 +102,7 @@ def test_a_follow_up_goes_on_from_the_work_so_far(lab, agent, sandbox_survives):
 def test_a_sandbox_that_reboots_under_the_agent_loses_nothing_and_a_follow_up_goes_on(lab, agent):
     path, url = lab.repository()
     client = lab.user()
-    task_id = lab.start(client, "@write half.txt: half\n@hang", url, agent=agent)
-    lab.until(lambda: any(e["kind"] == "tool_result" for e in client.events(task_id, after=0)))
-    lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and lease_until is null", task_id))
+    task_id = half_done(lab, client, url, agent)
 
     reboot(lab.stack.urls["e2b"], lab.stack.keys.e2b_api_key, client.task(task_id)["container_id"])
     task = lab.finished(client, task_id)

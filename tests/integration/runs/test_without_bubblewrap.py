@@ -2,23 +2,15 @@
 
 import pytest
 
-from local.processes import PROJECT_ROOT
-from local.stack import Stack, StackOptions
+from local.stack import Stack
 from tests.bubblewrap import bubblewrap_works
-from tests.integration.runs.conftest import Lab
+from tests.integration.runs.conftest import Lab, options_in
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_whole_run_in_plain_processes(tmp_path, agent):
-    options = StackOptions(
-        data=tmp_path / "data",
-        cache=PROJECT_ROOT / ".local" / "cache",
-        agents=(agent,),
-        isolation="process",
-        preferred_ports={},
-    )
     told = []
-    with Stack(options, told.append) as stack:
+    with Stack(options_in(tmp_path, agent, isolation="process"), told.append) as stack:
         assert any("Sandboxes are plain processes here" in text for text in told)
         lab = Lab(stack, tmp_path)
         path, url = lab.repository()
