@@ -759,7 +759,7 @@ def test_envd_starts_socat_as_root_for_whoever_listens_on_localhost(server, sand
     threading.Thread(target=wait_for_end, args=[command, said.append]).start()
     line = eventually(lambda: sandbox.files.exists("/code/socat") and sandbox.files.read("/code/socat"))
 
-    port = int(said[0])
+    port = int(eventually(lambda: said and said[0]))
     assert line == f"root -d -d -d TCP4-LISTEN:{port},bind=169.254.0.21,reuseaddr,fork TCP4:localhost:{port}\n"
     assert sandbox.commands.run("pgrep -fc 'slee[p] 60'", user="root").stdout == "1\n"
     command.kill()
