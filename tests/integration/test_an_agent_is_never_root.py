@@ -74,7 +74,7 @@ WAYS = {
         then="command true; env true",
     ),
     "a script of cron": Way(
-        hole="mkdir -p -m 777 /etc/cron.hourly",
+        hole="mkdir -p /etc/cron.hourly; chmod 777 /etc/cron.hourly",
         attack="plant /etc/cron.hourly/job",
         then="for job in /etc/cron.hourly/*; do $job; done",
     ),

@@ -3,6 +3,7 @@
 In `make conformance` in a sandbox with a real envd, too.
 """
 
+import json
 import os
 import runpy
 import signal
@@ -87,6 +88,9 @@ class FolderWorkbench:
     def let_pass(self, seconds):
         time.sleep(seconds)
 
+    def kill_supervisor(self, folder):
+        os.kill(supervisor_of(folder), signal.SIGKILL)
+
 
 class SandboxBench:
     """A sandbox with a real envd: in `make conformance` only, where it costs a server."""
@@ -104,6 +108,15 @@ class SandboxBench:
     def let_pass(self, seconds):
         time.sleep(seconds)
 
+    def kill_supervisor(self, folder):
+        self.upload({f"{RUNS}/kill.py": f"import os; os.kill({supervisor_of(folder)}, 9)".encode()})
+        self.run_python(f"{RUNS}/kill.py", timeout_s=60)
+
+
+def supervisor_of(folder):
+    """The pid of the job's supervisor, where the job runs."""
+    return json.loads(folder.read("job", "state", "supervisor.json"))["pid"]
+
 
 class FakeBench(FakeWorkbench):
     def has(self, path):
@@ -111,6 +124,9 @@ class FakeBench(FakeWorkbench):
 
     def let_pass(self, seconds):
         self.sandboxes.now.pass_(seconds)
+
+    def kill_supervisor(self, folder):
+        """The job's script says when it dies."""
 
 
 class Jobs:
@@ -207,9 +223,8 @@ def test_secrets_that_came_with_a_start_which_broke_off_are_gone_after_a_look(jo
 
 
 def test_a_job_whose_supervisor_died_says_that_it_crashed_also_once_it_was_stopped(jobs):
-    jobs.start("echo $PPID > supervisor; sleep 60", Script(ends_at=60, crashes_at=1), wait_s=1)
-    if isinstance(jobs.bench, FolderWorkbench):
-        os.kill(int(jobs.bench.read("supervisor")), signal.SIGKILL)
+    jobs.start("sleep 60", Script(ends_at=60, crashes_at=1), wait_s=1)
+    jobs.bench.kill_supervisor(jobs.folder)
     crashed = jobs.look(wait_s=PATIENCE_S)
 
     assert (crashed.state, crashed.ended_by, crashed.interrupted, crashed.over) == ("crashed", "crash", True, True)
