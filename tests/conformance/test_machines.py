@@ -9,10 +9,8 @@ import pytest
 from e2b import CommandExitException, Sandbox
 
 from tests.conformance.image import HOSTNAME
-from tests.integration.e2b_servers import REAL_ENVD, Server, speak_to
+from tests.integration.e2b_servers import Server, speak_to
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.skipif(not REAL_ENVD, reason="needs a real envd: make conformance ENVD=<binary>")
 
 CLOSE = Path(__file__).parents[2] / "sandbox" / "close.py"
 PLANTED = "#!/bin/sh\nid -u > /tmp/planted-$(id -u)\n"
