@@ -4,8 +4,9 @@ import shutil
 import subprocess
 
 
-def bubblewrap_works():
+def bubblewrap_works(*prefix):
+    """`prefix` is the start of a command line that runs the rest of it as somebody else."""
     if shutil.which("bwrap") is None:
         return False
-    argv = ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
+    argv = [*prefix, "bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--unshare-user-try", "--unshare-pid", "true"]
     return subprocess.run(argv, check=False, capture_output=True).returncode == 0

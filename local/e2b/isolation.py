@@ -199,7 +199,8 @@ class Bubblewrap:
         if not (folder / self._template.folder.lstrip("/")).exists():  # as WORKDIR, which makes it for the user
             self._give(make_folder(folder, self._template.folder.lstrip("/")), self._template.user)
         self._write_etc(folder / "etc")
-        write_file(folder / ".e2b", ENV_FILE)
+        if self._separate_users:  # the mark of an image of E2B: there, commands of root run as root
+            write_file(folder / ".e2b", ENV_FILE)
         if self._template.root_bashrc:
             write_file(folder / "root/.bashrc", self._template.root_bashrc)
         for _, target in self._mounts:  # bubblewrap would make the way to them private to root

@@ -2,9 +2,12 @@
 
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from tests.bubblewrap import bubblewrap_works
 from tests.integration.runs.conftest import git
 from tests.integration.runs.demos import (
     PATIENCE_S,
@@ -12,6 +15,15 @@ from tests.integration.runs.demos import (
     processes_of,
     read_until,
 )
+
+AS_USER_1000 = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+
+def can_be_somebody_else():
+    try:
+        return subprocess.run([*AS_USER_1000, "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:  # not on Linux
+        return False
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
@@ -27,6 +39,19 @@ def test_the_demo_prints_the_stored_diff_of_a_real_agent(demo, tmp_path, agent):
     assert "+> Add a short section to the README that explains how to run the tests." in output
     assert "completed" in output
     assert "make demo PR=1" in output
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.skipif(not can_be_somebody_else(), reason="a user of its own takes a user namespace")
+def test_the_demo_works_for_an_ordinary_user_too(demo, tmp_path, agent):
+    """One that owns the files of whoever runs the tests, and has none of root's rights."""
+    process = demo(*AS_USER_1000, sys.executable, "-m", "local.demo", AGENT=agent)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, output
+    assert "diff --git a/README.md b/README.md" in output
+    assert ("Sandboxes are plain processes here" in output) == (not bubblewrap_works(*AS_USER_1000))
     assert_nothing_is_left(tmp_path)
 
 
