@@ -25,6 +25,7 @@ SUITES = (
     "tests/integration/test_an_agent_is_never_root.py",
     f"{RUNS}/test_costs.py",
     f"{RUNS}/test_faults.py",
+    f"{RUNS}/test_full_disk.py",
     f"{RUNS}/test_many_tasks.py",
     f"{RUNS}/test_odd_templates.py",
     f"{RUNS}/test_preferences_reach_the_agent.py",

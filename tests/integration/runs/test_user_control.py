@@ -1,5 +1,7 @@
 """What a user does to a task, through every real part: cancel, retry, follow-up."""
 
+from contextlib import contextmanager, nullcontext
+
 import httpx
 import pytest
 
@@ -27,7 +29,7 @@ def lose_sandbox(lab, task_id):
 def sandbox_of(lab, task_id):
     """The folder of the task's sandbox, while it is there."""
     [(sandbox_id,)] = lab.sql("select container_id from tasks where id = %s", task_id)
-    return next((path for path in lab.sandboxes() if sandbox_id in path.name), None)
+    return next((path for path in lab.sandboxes() if sandbox_id and sandbox_id in path.name), None)
 
 
 def runs_of(lab, task_id):
@@ -68,6 +70,82 @@ def test_cancelling_in_the_middle_of_the_work_is_prompt_and_keeps_the_partial_di
     assert task["changed_files"] == ["half.txt"]
     lab.assert_patch_makes(task, path)
     assert lab.agent_processes() == []
+
+
+@contextmanager
+def held_in(lab, phase):
+    """Let every run that comes to this phase take its steps again and again, until it ends."""
+    lab.sql(f"""
+        create function hold_run() returns trigger language plpgsql as $$
+        begin new.phase := old.phase; return new; end $$;
+        create trigger hold_run before update on runs for each row
+        when (old.phase = '{phase}' and new.phase not in ('{phase}', 'done')) execute function hold_run()
+    """)
+    try:
+        yield
+    finally:
+        lab.sql("drop function hold_run cascade")
+
+
+@contextmanager
+def no_sandbox_free(lab):
+    """Let another user's task have the only one."""
+    _, url = lab.repository()
+    client = lab.user()
+    task_id = half_done(lab, client, url, "claude")
+    [(limit,)] = lab.sql("select running_in_all from run_limits")
+    lab.sql("update run_limits set running_in_all = 1")
+    try:
+        yield
+    finally:
+        lab.sql("update run_limits set running_in_all = %s", limit)
+        lab.cancel(client, task_id)
+        lab.finished(client, task_id)
+
+
+HOLDS = {
+    "queued": no_sandbox_free,
+    "provisioning": lambda lab: held_in(lab, "provisioning"),
+    "cloning": lambda lab: held_in(lab, "cloning"),
+    "setup": lambda _: nullcontext(),  # its script does not end
+}
+
+
+@pytest.mark.parametrize("phase", HOLDS)
+def test_cancelling_before_the_agent_leaves_no_sandbox_and_no_process(lab, phase):
+    _, url = lab.repository({"README.md": "hello\n", ".asynccode/setup.sh": "echo waiting\nsleep 600\n"})
+    client = lab.user()
+    with HOLDS[phase](lab):
+        task_id = lab.start(client, "@write never.txt: n", url)
+        lab.until(lambda: lab.sql("select 1 from runs where task_id = %s and phase = %s", task_id, phase))
+        if phase == "setup":
+            lab.until(lambda: any(e["kind"] == "setup_output" for e in client.events(task_id, after=0)))
+
+        lab.cancel(client, task_id)
+        task = lab.finished(client, task_id)
+
+    [(error_code,)] = lab.sql("select error_code from runs where task_id = %s", task_id)
+    assert (task["status"], error_code) == ("cancelled", "cancelled")
+    assert not task["git_diff"]
+    lab.until(lambda: sandbox_of(lab, task_id) is None)
+    assert lab.agent_processes() == []
+
+
+def test_cancelling_while_the_result_is_collected_is_too_late(lab):
+    path, url = lab.repository()
+    lab.sql("""
+        create function cancel_run() returns trigger language plpgsql as $$
+        begin new.cancel_requested_at := now(); return new; end $$;
+        create trigger cancel_run before update on runs for each row
+        when (old.phase = 'agent' and new.phase = 'collecting') execute function cancel_run()
+    """)
+    try:
+        task = lab.run("@write done.txt: d", url)
+    finally:
+        lab.sql("drop function cancel_run cascade")
+
+    assert (task["status"], task["changed_files"]) == ("completed", ["done.txt"])
+    lab.assert_patch_makes(task, path)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
