@@ -24,7 +24,7 @@ from local.e2b.isolation import SANDBOX_PYTHON, agent_path
 from local.e2b.template import Template
 from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
-from local.postgres import Postgres
+from local.postgres import SET_ASIDE, Postgres
 from local.processes import Child, ProcessGroup, has_said
 from local.settings import LOCAL, MODEL_CLOUDS, StackSettings, Values
 
@@ -247,6 +247,7 @@ class Stack:
             ready=lambda child: bool(POSTGRES_READY.search(child.output())),
             ready_timeout_s=READY_TIMEOUT_S,
         )
+        self._pass_on(child.output(), SET_ASIDE)
         ready = POSTGRES_READY.search(child.output())
         return int(ready[1]) if ready else 0
 
@@ -273,8 +274,12 @@ class Stack:
             ],
             env={"E2B_API_KEY": self.keys.e2b_api_key},
         )
-        for line in (self.logs / "e2b.log").read_text().splitlines():
-            _, found, sentence = line.partition(f"{NOT_ISOLATED}: ")
+        self._pass_on((self.logs / "e2b.log").read_text(), NOT_ISOLATED)
+
+    def _pass_on(self, log: str, words: str) -> None:
+        """Show the person what follows `words` in a line of a server's log."""
+        for line in log.splitlines():
+            _, found, sentence = line.partition(f"{words}: ")
             if found:
                 self._progress(sentence)
 

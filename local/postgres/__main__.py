@@ -1,6 +1,7 @@
 """Serve PostgreSQL until SIGTERM or SIGINT: `python -m local.postgres --data-dir D --port P`.
 
-Once it does, it prints `PostgreSQL accepts connections on 127.0.0.1:PORT` with the port that it really has.
+Once it does, it prints `PostgreSQL accepts connections on 127.0.0.1:PORT` with the port that it really has. A line with
+SET_ASIDE comes first when the database in D was made by another version of this project: a new one is served then.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from local.postgres import MigrationError, Postgres, PostgresError, prepare
+from local.postgres import SET_ASIDE, MigrationError, OtherHistory, Postgres, PostgresError, prepare
 
 LOOK_S = 0.2  # how soon we notice that the server ended by itself
 
@@ -25,7 +26,7 @@ def main() -> int:
     try:
         with Postgres(arguments.data_dir, arguments.port) as server:
             if arguments.migrations:
-                prepare(server.dsn, arguments.migrations)
+                _prepare(server, arguments.migrations)
             print(f"PostgreSQL accepts connections on 127.0.0.1:{server.port}", flush=True)
             while not stop.wait(LOOK_S):
                 server.check()
@@ -36,6 +37,16 @@ def main() -> int:
         print(f"PostgreSQL in {arguments.data_dir} failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _prepare(server: Postgres, migrations: Path) -> None:
+    """Apply the new migrations; to a new database where they do not continue the history of the present one."""
+    try:
+        prepare(server.dsn, migrations)
+    except OtherHistory as error:
+        aside = server.start_afresh()
+        print(f"{SET_ASIDE}: {error} The database is kept in {aside}; a new one is used.", flush=True)
+        prepare(server.dsn, migrations)
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,7 +8,10 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -83,16 +86,32 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and return when it accepts connections."""
-        try:
+        with self._stopping_on_error():
             account = Account.current(home_of(self._data_dir) / "pgdata")
             programs = programs_for(account)
             self._data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._exclusive_lock()
-            home = home_for(account, self._data_dir)
-            if not (home / "pgdata").exists():
-                self._initialise(home / "pgdata", programs, account)
-            _remove_traces_of_a_crash(home / "pgdata")
-            self._serve(home, programs, account)
+            self._serve_data(programs, account)
+
+    def start_afresh(self) -> Path:
+        """Set the data aside and serve a new, empty database instead; the server must be running.
+
+        Returns the folder that keeps the old data. Nothing is deleted: `Postgres` serves that folder, too.
+        """
+        with self._stopping_on_error():
+            if self._process is not None:
+                _end(self._process)
+                self._process = None
+            home = home_of(self._data_dir)
+            aside = _set_aside(home)
+            account = Account.current(home / "pgdata")
+            self._serve_data(programs_for(account), account)
+            return aside
+
+    @contextmanager
+    def _stopping_on_error(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self.stop()
             raise PostgresError(f"PostgreSQL cannot work in {self._data_dir}: {error}") from error
@@ -140,6 +159,14 @@ class Postgres:
             lock.close()
             raise PostgresError(f"Another process already serves the database in {self._data_dir}.") from None
         return lock
+
+    def _serve_data(self, programs: Path, account: Account) -> None:
+        """Serve the data of `data_dir`, which is made when new. The lock must be held."""
+        home = home_for(account, self._data_dir)
+        if not (home / "pgdata").exists():
+            self._initialise(home / "pgdata", programs, account)
+        _remove_traces_of_a_crash(home / "pgdata")
+        self._serve(home, programs, account)
 
     def _serve(self, home: Path, programs: Path, account: Account) -> None:
         """Start the server on the first port that it gets. Only the server itself can tell: it binds the port."""
@@ -224,6 +251,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _set_aside(home: Path) -> Path:
+    """Move the database in `home` and its password into a new folder there, which is laid out like `home`.
+
+    The last step is one rename, so that a process that is killed leaves the database in one place or in the other.
+    """
+    aside = next(folder for number in count(1) if not (folder := home / f"earlier-{number}").exists())
+    aside.mkdir()
+    aside.chmod(0o711)  # the server's user may enter it, whatever the umask is; each file in it has its own rights
+    shutil.copy2(home / "password", aside)
+    (home / "pgdata").rename(aside / "pgdata")
+    return aside
 
 
 def _remove_traces_of_a_crash(pgdata: Path) -> None:

@@ -59,6 +59,12 @@ def fresh_database(postgres_server):
 
 
 @pytest.fixture(scope="session")
+def new_database(postgres_server):
+    """A factory of databases with nothing in them."""
+    return lambda: _made(postgres_server.dsn, "template1")
+
+
+@pytest.fixture(scope="session")
 def supabase_gateway(postgres_dsn):
     """The gateway on the shared database."""
     with _serving(postgres_dsn) as gateway:
@@ -77,8 +83,12 @@ def _database(dsn, name):
 
 
 def _copy(server_dsn):
-    name = f"copy_{secrets.token_hex(4)}"
-    _execute(server_dsn, f"create database {name} template {PREPARED}")
+    return _made(server_dsn, PREPARED)
+
+
+def _made(server_dsn, template):
+    name = f"{template}_{secrets.token_hex(4)}"
+    _execute(server_dsn, f"create database {name} template {template}")
     return _database(server_dsn, name)
 
 

@@ -1,6 +1,8 @@
 """The launcher of the embedded PostgreSQL, and what it makes of an empty database."""
 
+import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,15 +12,17 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import combinations, product
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from local.postgres import MigrationError, Postgres, PostgresError, prepare
+from local.postgres import MigrationError, OtherHistory, Postgres, PostgresError, prepare
 from local.postgres import server as postgres_server
 from local.postgres.account import Account
+from local.postgres.migrations import HISTORY
 from local.postgres.places import origin_of
 from local.postgres.programs import programs_for
 
@@ -52,9 +56,8 @@ def remove_stand_ins(folder):
 
 @pytest.fixture
 def migrations(tmp_path):
-    folder = tmp_path / "migrations"
-    folder.mkdir()
-    return folder
+    """A folder with our migrations, to add more."""
+    return shutil.copytree(MIGRATIONS, tmp_path / "migrations")
 
 
 def ask(dsn, question, *values):
@@ -502,14 +505,114 @@ def test_migrations_are_applied_once_and_in_the_order_of_their_names(database, m
     assert ask(database, "select name from public.steps") == [("first",), ("second",)]
 
 
-def test_a_migration_that_changed_after_it_was_applied_is_an_error(database, migrations):
+def test_a_migration_that_changed_after_it_was_applied_is_another_history(database, migrations):
     file = migrations / "20990101000000_create_steps.sql"
     file.write_text("create table public.steps (name text);")
     prepare(database, migrations)
     file.write_text("create table public.steps (name text, at timestamptz);")
 
-    with pytest.raises(MigrationError, match=r"20990101000000_create_steps\.sql has changed .* delete the data folder"):
+    with pytest.raises(OtherHistory, match=r"20990101000000_create_steps\.sql has changed since it was applied"):
         prepare(database, migrations)
+
+
+def test_the_applied_migrations_must_be_the_first_of_the_folder(new_database, tmp_path):
+    """Whatever was applied, and whatever files there are; a history that does not fit is left as it is."""
+    database, versions = new_database(), ["1", "2", "3"]
+    sets = [list(some) for number in range(4) for some in combinations(versions, number)]
+    for applied, present in product(sets, sets):
+        ask(database, "drop schema if exists auth, supabase_migrations, public cascade")
+        ask(database, "create schema public")
+        make_history(database, applied)
+        folder = tmp_path / f"{'-'.join(applied)} and {'-'.join(present)}"
+        folder.mkdir()
+        for version in present:
+            (folder / f"{version}_step.sql").write_text(step(version))
+
+        if applied == present[: len(applied)]:
+            assert prepare(database, folder) == present[len(applied) :]
+            assert history_of(database) == present
+        else:
+            with pytest.raises(OtherHistory, match=r"\d_step\.sql was applied to this local database and "):
+                prepare(database, folder)
+            assert history_of(database) == applied
+            assert ask(database, "select to_regnamespace('auth')") == [(None,)]
+
+
+def step(version):
+    return f"create table public.step_{version} (id int);"
+
+
+def make_history(dsn, versions):
+    ask(dsn, HISTORY)
+    for version in versions:
+        ask(dsn, "insert into supabase_migrations.schema_migrations values (%s, %s, 'step')", version, [step(version)])
+
+
+def history_of(dsn):
+    return [version for [version] in ask(dsn, "select version from supabase_migrations.schema_migrations order by 1")]
+
+
+@pytest.fixture(params=["an open folder", pytest.param("a private folder", marks=as_root)])
+def any_dir(request):
+    return request.getfixturevalue("data_dir" if request.param == "an open folder" else "private_dir")
+
+
+def test_the_database_of_another_version_is_set_aside_and_a_new_one_is_served(any_dir, migrations):
+    for number, version in enumerate(["20250101000000", "20260101000000"], start=1):
+        with Postgres(any_dir) as server:
+            ask(server.dsn, "drop schema if exists supabase_migrations cascade")
+            make_history(server.dsn, [version])
+            remember(server.dsn, version)
+
+        with served(any_dir, migrations) as (said, dsn):
+            assert history_of(dsn) == [file.name.partition("_")[0] for file in sorted(migrations.glob("*.sql"))]
+            tables = ask(dsn, "select to_regclass('public.memory'), to_regclass('public.tasks')::text")
+            assert tables == [(None, "tasks")]
+
+        sentence = f"{version}_step.sql was applied to this local database and is not in this version of the project"
+        assert f"SET ASIDE: {sentence}" in said
+        aside = Path(re.search(r"is kept in (.*); a new one is used\.$", said, re.MULTILINE)[1])
+        assert aside.name == f"earlier-{number}"
+        with Postgres(aside) as old:
+            assert ask(old.dsn, "select word from memory") == [(version,)]
+            assert history_of(old.dsn) == [version]
+
+
+@contextmanager
+def served(data_dir, migrations):
+    """What `python -m local.postgres` has printed, and how to reach the database."""
+    argv = [sys.executable, "-m", "local.postgres", "--data-dir", str(data_dir), "--migrations", str(migrations)]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            said = ""
+            while not (ready := re.search(r"accepts connections on 127\.0\.0\.1:(\d+)", said)):
+                line = launcher.stdout.readline()
+                assert line, launcher.stderr.read()
+                said += line
+            yield said, Postgres(data_dir, int(ready[1])).dsn
+        finally:
+            launcher.terminate()
+
+
+def test_where_the_database_cannot_be_set_aside_it_stays_as_it_is(data_dir, monkeypatch):
+    """As on a full disk: the password cannot be copied."""
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Postgres(data_dir) as server:
+        remember(server.dsn, "kept")
+        monkeypatch.setattr("shutil.copy2", full)
+        with pytest.raises(PostgresError, match="No space left on device"):
+            server.start_afresh()
+    monkeypatch.undo()
+
+    with Postgres(data_dir) as server:
+        assert ask(server.dsn, "select word from memory") == [("kept",)]
+        aside = server.start_afresh()
+        assert ask(server.dsn, "select to_regclass('memory')") == [(None,)]
+    with Postgres(aside) as old:
+        assert ask(old.dsn, "select word from memory") == [("kept",)]
 
 
 def test_a_failing_migration_leaves_nothing_behind(database, migrations):

@@ -15,10 +15,12 @@ import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from local.client import sign_in
 from local.listening import listen, port_of
+from local.postgres import Postgres
 from local.processes import PROJECT_ROOT, ProcessGroup
 from local.settings import machine_environment
 from local.stack import Stack, StackError, StackOptions
@@ -315,6 +317,28 @@ def test_damaged_keys_are_set_aside_and_the_user_of_before_signs_in(tmp_path, da
     assert [text for text in told if "was damaged and is kept as keys.json.broken-1" in text]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert json.loads(file.read_text()).keys() >= {"jwt_secret", "demo_password"}
+
+
+def test_the_database_of_an_earlier_version_is_set_aside_with_a_sentence(tmp_path):
+    told, database = [], tmp_path / "data" / "postgres"
+    with Stack(options_of(tmp_path)) as stack:
+        before, client = sign_in(stack)
+        client.__exit__(None, None, None)
+    with Postgres(database) as server, psycopg.connect(server.dsn) as connection:
+        connection.execute(
+            "update supabase_migrations.schema_migrations set version = '20250101000000', name = 'first'"
+        )
+
+    with Stack(options_of(tmp_path), told.append) as stack:
+        after, client = sign_in(stack)
+        with client:
+            assert client.tasks() == {}
+
+    assert after != before
+    (sentence,) = [text for text in told if "20250101000000_first.sql was applied to this local database" in text]
+    assert sentence.endswith(f"The database is kept in {database / 'earlier-1'}; a new one is used.")
+    with Postgres(database / "earlier-1") as server, psycopg.connect(server.dsn) as connection:
+        assert str(connection.execute("select id from auth.users").fetchone()[0]) == before
 
 
 def test_a_data_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path):

@@ -1,24 +1,23 @@
--- Who gets the next sandbox. Runs that have asked for one stand in a line: users with the fewest running sandboxes come
--- first, and of these whoever has waited longest. A run that is not among those whom the free sandboxes are for goes to
--- sleep, asking nobody, until wake_runs names it; that is called when a run has ended, and once a minute.
+-- Who works on a run, and when. A worker claims a step: it gets a lease (who works now) and a fence (who worked last).
+--
+-- Runs that have asked for a sandbox stand in a line. Users with the fewest running sandboxes come first, and among those
+-- the run that has waited longest. A run that none of the free sandboxes is for goes to sleep, until wake_runs names it:
+-- that is called when a run has ended, and once a minute.
 
-alter table public.run_limits add column started_per_second integer not null default 5
-    constraint run_limits_started_per_second_check check (started_per_second > 0);
-comment on column public.run_limits.started_per_second is
-    'sandboxes started within any second; keep it at the E2B plan''s limit (1 Hobby, 5 Pro)';
-
-alter table public.runs add column asked_at timestamptz;
-comment on column public.runs.asked_at is 'when it first asked for a sandbox; only then has it a place in the line';
--- While a run sleeps, its next_check_at is 'infinity'.
-
-create index idx_runs_line on public.runs (user_id, created_at, id) where status = 'queued' and asked_at is not null;
-create index idx_runs_running on public.runs (user_id) where status = 'running';
-create index idx_runs_started_at on public.runs (started_at);
+-- What a worker needs to know about a run that it holds: the row, and where the code is.
+create function public.claimed_run(p_run public.runs) returns jsonb
+language sql stable set search_path = '' as $$
+    select jsonb_build_object('outcome', 'claimed', 'run', to_jsonb(p_run) || jsonb_build_object(
+        'repo_url', t.repo_url, 'branch', t.target_branch,
+        'setup_script', p.settings ->> 'setup_script'))
+    from public.tasks t left join public.projects p on p.id = t.project_id
+    where t.id = p_run.task_id
+$$;
 
 -- The front of the line: as many runs as there are free sandboxes, each with its place, from 1.
 --
--- A user's second waiting run would be the user's (running + 2)nd sandbox: ordered by that number, the line is what taking
--- turns would give. Nobody has a place beyond running_per_user.
+-- A user's second waiting run would get the user's (running + 2)nd sandbox. Ordered by that number, the line is what taking
+-- turns would give. No run has a place beyond running_per_user.
 create function public.next_to_start() returns table (run_id uuid, place integer)
 language sql stable set search_path = '' as $$
     with busy as (
@@ -38,13 +37,13 @@ language sql stable set search_path = '' as $$
         from public.run_limits l)
 $$;
 
--- Takes the lease on the step that a message names. `outcome` says what the worker is to do:
+-- Takes the lease on the step that a message names. `outcome` says what the worker does next:
 --   claimed  do the step; `run` is the row with repo_url, branch and setup_script
---   waiting  not admitted yet; send the message again in `retry_in_s`, and where that is absent not at all: the run sleeps
+--   waiting  not admitted yet; send the message again in `retry_in_s`. Without `retry_in_s`, send none: the run sleeps
 --   busy     another worker holds the lease; send the message again in `retry_in_s`
---   overdue  an old message, but its successor was never sent: send one for `seq`
+--   overdue  an old message whose successor was never sent: send one for `seq`
 --   stale, ended, unknown  nothing
-create or replace function public.claim_run(
+create function public.claim_run(
     p_run_id uuid, p_seq integer, p_lease_s integer, p_run_timeout_s integer
 ) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -81,13 +80,17 @@ begin
         end if;
         select started_per_second into strict v_per_second from public.run_limits;
         if (select count(*) from public.runs where started_at > v_now - interval '1 second') >= v_per_second then
-            v_wait := 1 + (v_place - 1) / v_per_second;  -- those before it in the line need this long
+            v_wait := 1 + (v_place - 1) / v_per_second;  -- the runs before it in the line need this long
             update public.runs set next_check_at = v_now + v_wait * interval '1 second' where id = p_run_id;
             return jsonb_build_object('outcome', 'waiting', 'retry_in_s', v_wait);
         end if;
         update public.runs set
             status = 'running', phase = 'provisioning', started_at = v_now,
-            deadline_at = v_now + p_run_timeout_s * interval '1 second'
+            deadline_at = v_now + interval '1 second' * case
+                when v_run.max_duration_s is null then p_run_timeout_s
+                -- The limit may have been lowered since the task was started.
+                else least(v_run.max_duration_s, greatest(
+                    p_run_timeout_s, (select max_duration_s from public.run_limits))) end
         where id = p_run_id;
         update public.tasks set status = 'running', started_at = v_now where id = v_run.task_id;
         perform public.append_events(v_run.task_id, p_run_id, jsonb_build_array(
@@ -100,12 +103,27 @@ begin
     return public.claimed_run(v_run);
 end $$;
 
--- Wakes the sleeping runs that free sandboxes are for, and those to be cancelled: each is named once, and is due from now
--- on, so that due_runs names it again should its message be lost.
+-- Takes a run from its present worker, whatever its step: for dead letters. `outcome`: claimed, ended or unknown.
+create function public.seize_run(p_run_id uuid, p_lease_s integer) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_run public.runs;
+begin
+    update public.runs set fence = fence + 1, lease_until = now() + p_lease_s * interval '1 second'
+    where id = p_run_id and status in ('queued', 'running') returning * into v_run;
+    if found then
+        return public.claimed_run(v_run);
+    end if;
+    return jsonb_build_object(
+        'outcome', case when exists (select 1 from public.runs where id = p_run_id) then 'ended' else 'unknown' end);
+end $$;
+
+-- Wakes the sleeping runs that free sandboxes are for, and those that were cancelled. Each is named once and is due from
+-- then on, so that due_runs names it again if its message is lost.
 create function public.wake_runs() returns table (run_id uuid, task_id bigint, user_id uuid, seq integer, trace_id text)
 language plpgsql set search_path = '' as $$
 begin
-    -- Whoever is about to fall asleep has done so when we look, or will look after us and see the same free sandbox.
+    -- A claim that is about to put its run to sleep has finished before we look, or looks after us at the same free sandbox.
     perform pg_advisory_xact_lock(hashtextextended('admission', 2));
     return query
         update public.runs r set next_check_at = now()
@@ -119,12 +137,15 @@ begin
         returning r.id, r.task_id, r.user_id, r.seq, r.trace_id;
 end $$;
 
--- What a run's owner wants its agent and setup to find in their environment, unchecked, as text: nobody knows whether it
--- can be read. `preferences` is the user's, `project_env` the one of the task's project; of one that is longer than any
--- may be, the beginning, which no reader takes.
+-- What the owner of a run wants in the environment and the network of its programs, as unchecked text, because it may not
+-- be readable. `preferences` is the user's; `project_env` and `project_network` belong to the task's project. A value above
+-- the allowed length is cut, and readers refuse it.
 create function public.run_environment(p_run_id uuid) returns jsonb
 language sql stable set search_path = '' as $$
-    select jsonb_build_object('preferences', u.preferences::text, 'project_env', left((p.settings -> 'env')::text, 131072))
+    select jsonb_build_object(
+        'preferences', u.preferences::text,
+        'project_env', left((p.settings -> 'env')::text, 131072),
+        'project_network', left((p.settings -> 'network')::text, 32768))
     from public.runs r
         join public.users u on u.id = r.user_id
         join public.tasks t on t.id = r.task_id
@@ -132,6 +153,9 @@ language sql stable set search_path = '' as $$
     where r.id = p_run_id
 $$;
 
-revoke all on function public.next_to_start(), public.wake_runs(), public.run_environment(uuid)
+revoke all on function
+    public.claimed_run, public.next_to_start, public.claim_run, public.seize_run, public.wake_runs, public.run_environment
     from public, anon, authenticated;
-grant execute on function public.next_to_start(), public.wake_runs(), public.run_environment(uuid) to service_role;
+grant execute on function
+    public.claimed_run, public.next_to_start, public.claim_run, public.seize_run, public.wake_runs, public.run_environment
+    to service_role;
