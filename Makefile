@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-# Options of the targets, on make's command line only: `make demo AGENT=codex`. In the environment, names as common as
+# Options of the targets, on make's command line only: `make demo PR=1`. In the environment, names as common as
 # these belong to other programs. `value` hands the text on as it was typed: neither make nor the shell looks at quotes,
 # dollars or line breaks in a prompt.
 FOR_PROGRAMS := REPO PROMPT AGENT PR CLOUD HOST ENVD IMAGE
@@ -48,7 +48,7 @@ help: ## Show this list
 # ------------------------------------------------------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT=claude|codex PR=1 CLOUD=)
+demo: $(LOCAL) ## Run one task on the embedded stack, from HTTP request to diff, or to a pull request (REPO= PROMPT= AGENT= PR=1 CLOUD=)
 	@exec $(RUN) local.demo
 
 .PHONY: dev

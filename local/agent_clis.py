@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from local.pip_environment import PIP, pip_settings
+from shared.domain.agents import PROFILES
+from shared.domain.agents.profile import AgentProfile
 
 FETCH_LIMIT_S = 1800  # 170 MB at 0.1 MB/s
 REPORT_EVERY_S = 1.0
@@ -64,32 +66,28 @@ class Cli:
     size_mb: int  # of the wheel for Linux x86-64, to tell the person how long the wait is
 
 
-CLIS: dict[str, Cli] = {
-    "claude": Cli(
-        title="Claude Code",
-        package="claude-agent-sdk",
-        version="0.2.187",
-        program="claude_agent_sdk/_bundled/claude",
-        size_mb=167,
-    ),
-    "codex": Cli(
-        title="Codex",
-        package="openai-codex-cli-bin",
-        version="0.163.0",
-        program="codex_cli_bin/bin/codex",
-        size_mb=142,
-    ),
-}
+def _cli(profile: AgentProfile) -> Cli:
+    wheel = profile.wheel
+    return Cli(
+        title=profile.title,
+        package=wheel.package,
+        version=wheel.version,
+        program=wheel.program,
+        size_mb=wheel.size_mb,
+    )
+
+
+CLIS: dict[str, Cli] = {name: _cli(profile) for name, profile in PROFILES.items()}
 
 
 def ensure_cli(
     agent: str, cache: Path, on_progress: OnProgress | None = None, caller: Mapping[str, str] | None = None
 ) -> Path:
-    """The folder to put on PATH so that `claude` or `codex` runs in the version we test with.
+    """The folder to put on PATH so that the agent's program runs in the version we test with.
 
     The first call fetches the program into `cache`/agents; `on_progress` then gets a sentence now and then. `caller` is
     the environment that says how to reach a package index; by default, this process's.
-    A `claude` or `codex` that the person has installed is left alone: its version is not ours to rely on.
+    A program of the same name that the person has installed is not used: its version may be another.
     Safe when two processes ask at once: the second waits. Raises CliFetchError, or KeyError when there is no such
     agent.
     """

@@ -22,10 +22,11 @@ from local.preflight import gather, problems, warnings
 from local.processes import ProcessError
 from local.proposal import github_token, show_pull_request
 from local.repositories import Published, check_source, publish_repository
-from local.settings import AGENTS, MODEL_CLOUDS, Settings, SettingsError, enter, read_settings
-from local.stack import MODEL_KEYS, Stack, StackError, StackOptions
+from local.settings import Settings, SettingsError, enter, read_settings
+from local.stack import Stack, StackError, StackOptions
 from local.terminal import make_console
 from local.watch import follow, show_diff
+from shared.domain.agents import AgentName
 
 WAIT_S = 3600.0
 
@@ -49,7 +50,7 @@ def main() -> int:
     try:
         settings = read_settings()
         if len(settings.agents) > 1:
-            raise SettingsError(f"AGENT must be one of {', '.join(AGENTS)} for a demo.")
+            raise SettingsError(f"AGENT must be one of {', '.join(AgentName)} for a demo.")
         check_source(settings.repo, settings.caller)
         check_machine(settings, console)
         enter(settings.machine)
@@ -123,11 +124,12 @@ def _run_task(stack: Stack, console: Console, settings: Settings, repository: Pu
 
 
 def _model_line(stack: Stack, agent: str) -> str:
+    profile = AgentName(agent).profile
     if not stack.scripted(agent):
-        return f"{AGENTS[agent]} with the real model"
+        return f"{profile.title} with the real model"
     return (
-        f"The {AGENTS[agent]} program is the real one; a scripted model plays the model's part "
-        f"(a real one: CLOUD={MODEL_CLOUDS[agent]}, with {MODEL_KEYS[agent]} set)"
+        f"The {profile.title} program is the real one; a scripted model plays the model's part "
+        f"(a real one: CLOUD={profile.provider}, with {profile.key_variable} set)"
     )
 
 
@@ -148,7 +150,7 @@ def _summary(task: Json, took_s: float) -> Table:
 
 
 def _next_steps(agent: str, *, proposed: bool) -> str:
-    other = "codex" if agent == "claude" else "claude"
+    other = next(name for name in AgentName if name != agent)
     offer = "" if proposed else "  make demo PR=1    goes on to a pull request, merged on the local GitHub\n"
     return (
         "\n[bold]Try next[/]\n"

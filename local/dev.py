@@ -16,9 +16,10 @@ from local.client import DEMO_EMAIL, Json, sign_in
 from local.demo import EXPECTED, check_machine
 from local.proposal import github_token
 from local.repositories import Published, check_source, publish_repository
-from local.settings import AGENTS, PROMPT, Settings, enter, read_settings
+from local.settings import PROMPT, Settings, enter, read_settings
 from local.stack import Stack, StackOptions
 from local.terminal import make_console
+from shared.domain.agents import AgentName
 
 LOOK_EVERY_S = 0.3
 # The functions' own logs; what the stand-ins print is in files and matters only when they fail.
@@ -65,7 +66,7 @@ def _welcome(stack: Stack, console: Console, settings: Settings) -> None:
         ("API", f"{stack.api_url}  (docs: {stack.api_url}/docs)"),
         ("Supabase", f"{stack.supabase_url}  (publishable key: {stack.supabase_publishable_key})"),
         *([] if stack.uses("supabase") else [("PostgreSQL", stack.dsn)]),
-        ("Agents", f"{', '.join(stack.options.agents)}  (make dev AGENT={','.join(AGENTS)} for all)"),
+        ("Agents", f"{', '.join(stack.options.agents)}  (make dev AGENT={','.join(AgentName)} for all)"),
         ("Repository", repository.url),
         ("User", f"{DEMO_EMAIL}  (password: {stack.keys.demo_password}, id: {user_id})"),
         ("GitHub", _github_line(stack)),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from local.agent_clis import CLIS
 from local.machine import Facts, Place, facts_of_this_machine, look_at, size_mb
+from shared.domain.agents import DEFAULT_AGENT
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT_ROOT / ".local"
@@ -66,7 +67,7 @@ def gather(
     What is None is read from the environment, as far as it says so.
     """
     if agents is None:
-        agents = tuple(CLIS) if tests else _words("AGENT") or ("claude",)
+        agents = tuple(CLIS) if tests else _words("AGENT") or (DEFAULT_AGENT,)
     places = [_packages(tests=tests)]
     if stack:
         places += [_agent_program(agent) for agent in agents if agent in CLIS]

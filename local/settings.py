@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from local.processes import PROJECT_ROOT
+from shared.domain.agents import DEFAULT_AGENT, PROFILES, AgentName
 
 DOTENV = PROJECT_ROOT / ".env"
 LOCAL = PROJECT_ROOT / ".local"  # ignored by git; `make clean` removes it
-AGENTS = {"claude": "Claude Code", "codex": "Codex"}
-MODEL_CLOUDS = {"claude": "anthropic", "codex": "openai"}
 PROMPT = "Add a short section to the README that explains how to run the tests."
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - chosen by a person who is told what that opens
 
@@ -40,6 +39,20 @@ class Cloud:
     effect: str
 
 
+def _model_cloud(provider: str) -> Cloud:
+    """The service of the models of all agents that name this provider."""
+    profiles = [profile for profile in PROFILES.values() if profile.provider == provider]
+    first = profiles[0]
+    return Cloud(
+        first.provider_title,
+        tuple(dict.fromkeys(each.key_variable for each in profiles)),
+        tuple(dict.fromkeys(name for each in profiles for name in (each.base_url_variable, each.model_variable))),
+        lambda values: values.get(first.base_url_variable, first.base_url),
+        f"{' and '.join(each.title for each in profiles)} "
+        "sends your prompt and what it reads of the repository there, at your expense.",
+    )
+
+
 CLOUDS: Mapping[str, Cloud] = {
     "supabase": Cloud(
         "Supabase",
@@ -55,20 +68,7 @@ CLOUDS: Mapping[str, Cloud] = {
         lambda values: f"https://api.{values.get('E2B_DOMAIN', 'e2b.app')}",
         "Sandboxes run there, at your team's expense.",
     ),
-    "anthropic": Cloud(
-        "Anthropic",
-        ("ANTHROPIC_API_KEY",),
-        ("ANTHROPIC_BASE_URL", "CLAUDE_MODEL"),
-        lambda values: values.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
-        "Claude Code sends your prompt and what it reads of the repository there, at your expense.",
-    ),
-    "openai": Cloud(
-        "OpenAI",
-        ("OPENAI_API_KEY",),
-        ("OPENAI_BASE_URL", "CODEX_MODEL"),
-        lambda values: values.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-        "Codex sends your prompt and what it reads of the repository there, at your expense.",
-    ),
+    **{profile.provider: _model_cloud(profile.provider) for profile in PROFILES.values()},
     "github": Cloud(
         "GitHub",
         ("GITHUB_TOKEN",),
@@ -77,7 +77,7 @@ CLOUDS: Mapping[str, Cloud] = {
         "The repository is cloned from there with your token, and pull requests are opened there.",
     ),
 }
-URLS = ("SUPABASE_URL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "GITHUB_API_URL")
+URLS = ("SUPABASE_URL", "GITHUB_API_URL", *(profile.base_url_variable for profile in PROFILES.values()))
 TEST_USERS = ("ENABLE_TEST_USERS", "TEST_USERS_SECRET")
 
 # What any program needs of this machine.
@@ -106,7 +106,7 @@ class StackSettings:
     """
 
     data: Path = LOCAL / "data"
-    agents: tuple[str, ...] = ("claude",)
+    agents: tuple[str, ...] = (DEFAULT_AGENT,)
     clouds: Mapping[str, Values] = field(default_factory=dict, repr=False)
     host: str = HOSTS[0]
     test_users: Values = field(default_factory=dict, repr=False)
@@ -151,7 +151,7 @@ def read_settings(environment: Values | None = None, dotenv: Path | None = None)
     caller = dict(os.environ if environment is None else environment)
     file = read_dotenv(dotenv or Path(caller.get("LOCAL_DOTENV") or DOTENV))
     given = {**file, **{name: value for name, value in caller.items() if value}}
-    agents = _words("AGENT", given.get("AGENT") or "claude", tuple(AGENTS))
+    agents = _words("AGENT", given.get("AGENT") or DEFAULT_AGENT, tuple(AgentName))
     clouds = {name: _cloud(name, given) for name in _words("CLOUD", given.get("CLOUD", ""), tuple(CLOUDS))}
     _check_together(clouds, agents, pull_request=given.get("PR") == "1")
     host = given.get("HOST") or HOSTS[0]
@@ -244,7 +244,7 @@ def _check_together(clouds: Mapping[str, Values], agents: tuple[str, ...], *, pu
     """Sandboxes at E2B cannot reach this machine, so they need what they use to be elsewhere, too."""
     if "e2b" not in clouds:
         return
-    needed = [MODEL_CLOUDS[agent] for agent in agents] + (["github"] if pull_request else [])
+    needed = [AgentName(agent).profile.provider for agent in agents] + (["github"] if pull_request else [])
     if missing := [name for name in needed if name not in clouds]:
         raise SettingsError(
             "CLOUD=e2b: sandboxes at E2B cannot reach the stand-ins on this machine. "

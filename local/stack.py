@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from local.agent_clis import ensure_cli
 from local.aws.queue import REGION, QueueUrls, create_queues
@@ -26,10 +27,9 @@ from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
 from local.postgres import SET_ASIDE, Postgres
 from local.processes import Child, ProcessGroup, has_said
-from local.settings import LOCAL, MODEL_CLOUDS, StackSettings, Values
-
-MODEL_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
-SCRIPTED_CODEX_MODEL = "gpt-6.1-sol"  # the default that Codex 0.169 ships with
+from local.settings import LOCAL, StackSettings, Values
+from shared.domain.agents import AgentName
+from shared.domain.agents.profile import AgentProfile
 
 # As template.yaml has them; a test holds the two together.
 API_TIMEOUT_S = 29
@@ -85,6 +85,12 @@ class StackOptions(StackSettings):
     @classmethod
     def of(cls, settings: StackSettings) -> Self:
         return cls(**{each.name: getattr(settings, each.name) for each in fields(StackSettings)})
+
+
+def scripted_access(profile: AgentProfile, url: str, key: str) -> dict[str, str]:
+    """The variables that send an agent to the scripted model at `url`, at the path that its provider's API has."""
+    access = {profile.key_variable: key, profile.base_url_variable: url + urlsplit(profile.base_url).path}
+    return access | ({profile.model_variable: profile.wheel.model} if profile.wheel.model else {})
 
 
 class StackError(Exception):
@@ -163,7 +169,7 @@ class Stack:
 
     def scripted(self, agent: str) -> bool:
         """Whether a scripted model plays the part of this agent's model."""
-        return not self.uses(MODEL_CLOUDS[agent])
+        return not self.uses(AgentName(agent).profile.provider)
 
     @property
     def local_github(self) -> bool:
@@ -377,13 +383,10 @@ class Stack:
         return self._function_environment() | settings
 
     def _model_environment(self, agent: str) -> Values:
+        profile = AgentName(agent).profile
         if not self.scripted(agent):
-            return self.options.clouds[MODEL_CLOUDS[agent]]
-        key = {MODEL_KEYS[agent]: self.keys.scripted_model_key}
-        if agent == "claude":
-            return key | {"ANTHROPIC_BASE_URL": self.urls["model"]}
-        # Codex does not say which model it takes by itself, and without a name its tokens have no price.
-        return key | {"OPENAI_BASE_URL": f"{self.urls['model']}/v1", "CODEX_MODEL": SCRIPTED_CODEX_MODEL}
+            return self.options.clouds[profile.provider]
+        return scripted_access(profile, self.urls["model"], self.keys.scripted_model_key)
 
     def _function_environment(self) -> dict[str, str]:
         return {

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from shared.domain.agents import PROFILES, AgentName
+from shared.domain.agents.profile import AgentProfile
 from shared.domain.errors import Misconfigured
 from shared.domain.network import PACKAGE_REGISTRIES, is_public_host
 from shared.domain.secret import Secret
@@ -102,6 +104,15 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAccess:
+    """The deployment's access to an agent's model, by the variables that the agent's profile names."""
+
+    key: Secret | None = None  # None: only users with an access of their own have runs with this agent
+    base_url: str | None = None  # None: the provider's own
+    model: str | None = None  # None: the choice of the agent's program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorSettings:
     """For functions/executor, its reaper and its dead letters. Times in seconds."""
 
@@ -129,12 +140,7 @@ class ExecutorSettings:
     clone_depth: int
     max_turns: int
     max_cost_usd: float
-    anthropic_api_key: Secret | None
-    anthropic_base_url: str | None
-    claude_model: str | None
-    openai_api_key: Secret | None
-    openai_base_url: str | None
-    codex_model: str | None
+    models: Mapping[AgentName, ModelAccess]
     reaper_grace_s: int
     follow_up_window_s: int
     replay_queue_url: str
@@ -172,12 +178,7 @@ class ExecutorSettings:
             clone_depth=read.number("CLONE_DEPTH", 50),
             max_turns=read.number("AGENT_MAX_TURNS", 200),
             max_cost_usd=read.decimal("AGENT_MAX_COST_USD", DEFAULT_MAX_COST_USD),
-            anthropic_api_key=read.optional_secret("ANTHROPIC_API_KEY"),
-            anthropic_base_url=read.optional("ANTHROPIC_BASE_URL"),
-            claude_model=read.optional("CLAUDE_MODEL"),
-            openai_api_key=read.optional_secret("OPENAI_API_KEY"),
-            openai_base_url=read.optional("OPENAI_BASE_URL"),
-            codex_model=read.optional("CODEX_MODEL"),
+            models={name: read.model_access(profile) for name, profile in PROFILES.items()},
             reaper_grace_s=read.number("REAPER_GRACE_S", 60),
             follow_up_window_s=read.number("FOLLOW_UP_WINDOW_S", 14_400, least=0),
             replay_queue_url=read.url("REPLAY_QUEUE_URL"),
@@ -189,6 +190,10 @@ class ExecutorSettings:
         read.check_origins(environment, settings.repo_origins)
         read.finish()
         return settings
+
+    def model_keys(self) -> tuple[Secret, ...]:
+        """The deployment's keys to the models of all agents."""
+        return tuple(access.key for access in self.models.values() if access.key)
 
 
 def replay_queues(env: Mapping[str, str] | None = None) -> tuple[str, str] | None:
@@ -212,6 +217,13 @@ class _Reader:
     def optional_secret(self, name: str) -> Secret | None:
         value = self.optional(name)
         return Secret(value) if value else None
+
+    def model_access(self, profile: AgentProfile) -> ModelAccess:
+        return ModelAccess(
+            key=self.optional_secret(profile.key_variable),
+            base_url=self.optional(profile.base_url_variable),
+            model=self.optional(profile.model_variable),
+        )
 
     def text(self, name: str, default: str) -> str:
         return self.optional(name) or default

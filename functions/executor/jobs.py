@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from functions.executor.agents import Diary
+from functions.executor.agents import UsageLog
 from functions.executor.errors import BrokenProgram
 from functions.executor.ports import Workbench
 from shared.domain.secret import Secret
@@ -111,7 +111,7 @@ class RunFolder:
         self._bench.upload({self.path(job, name): data for name, data in {**spec.files, **_job_files(spec)}.items()})
         return self._supervise("start", job, ["--wait-s", str(wait_s)], wait_s)
 
-    def look(self, job: str, *, offset: int = 0, wait_s: float = 0, diary: Diary | None = None) -> JobState:
+    def look(self, job: str, *, offset: int = 0, wait_s: float = 0, diary: UsageLog | None = None) -> JobState:
         """The job's state, its output from `offset` on, its diary. Waits up to `wait_s` for its end: billed time."""
         options = ["--offset", str(offset), "--max-bytes", str(LOOK_BYTES), "--wait-s", str(wait_s)]
         if diary:

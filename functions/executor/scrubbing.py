@@ -30,9 +30,8 @@ class StepSecrets:
     def __init__(self, run: Run, ports: Ports) -> None:
         self._run = run
         self._ports = ports
-        settings = ports.settings
-        keys = (settings.anthropic_api_key, settings.openai_api_key, settings.e2b_api_key)
-        self._redactor = Redactor(key.reveal() for key in keys if key)
+        keys = (*ports.settings.model_keys(), ports.settings.e2b_api_key)
+        self._redactor = Redactor(key.reveal() for key in keys)
         self._found_in_contents = False
 
     def git_token(self) -> Secret | None:

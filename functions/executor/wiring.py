@@ -27,8 +27,7 @@ AWS_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standa
 def ports() -> Ports:
     """Raises Misconfigured with all that is missing in the environment."""
     settings = ExecutorSettings.from_env()
-    keys = (settings.supabase_secret_key, settings.e2b_api_key, settings.anthropic_api_key, settings.openai_api_key)
-    for key in keys:
+    for key in (settings.supabase_secret_key, settings.e2b_api_key, *settings.model_keys()):
         register_secret(key, lasting=True)
     sqs = boto3.client("sqs", config=AWS_CONFIG)
     return Ports(

@@ -27,8 +27,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from shared.domain.agents import PROFILES
+
 FAILURES = frozenset({"400", "401", "403", "429", "500", "529", "credit", "context"})
 QUOTED_PROMPT_CHARS = 400
+_CLOUDS = " or ".join(dict.fromkeys(f"CLOUD={profile.provider}" for profile in PROFILES.values()))
 
 _LINE = re.compile(r"@(say|write|append|delete|move|run|commit|sleep|fail|hang|no-result)(?:[ \t]+(.*))?")
 
@@ -159,7 +162,7 @@ def _unprompted(prompt: str) -> list[tuple[str, str]]:
             "say",
             "I added a short section that quotes your task. To be honest: no language model has read it. "
             "No real model was asked for, so a scripted model played the model's part, and the real agent "
-            "program carried its steps out. With CLOUD=anthropic or CLOUD=openai the same task goes to a real model.",
+            f"program carried its steps out. With {_CLOUDS} the same task goes to a real model.",
         ),
     ]
 

@@ -9,11 +9,12 @@ from typing import Any
 from postgrest import SyncPostgrestClient
 
 from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.domain.agents import AgentName
 from shared.domain.contents import ContentPart
 from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage, is_uuid
 from shared.domain.ports import Claim, ClaimOutcome, OwnersEnvironment
-from shared.domain.run import Advance, AgentName, Event, Finish, Phase, Result, Run, RunKind, RunStatus, check_phase
+from shared.domain.run import Advance, Event, Finish, Phase, Result, Run, RunKind, RunStatus, check_phase
 from shared.domain.secret import Sealed
 
 

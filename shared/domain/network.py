@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
+from shared.domain.agents import AgentName
+from shared.domain.agents.profile import AgentProfile, UserCloud
 from shared.domain.preferences import CREDENTIALS, AgentPreferences, gives_access
-from shared.domain.run import AgentName
 from shared.domain.secret import Secret
 
 MAX_HOSTS = 50  # of one project
@@ -34,31 +35,6 @@ ALSO_SERVES = {
     "github.com": (
         *("codeload.github.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com"),
         *("raw.githubusercontent.com", "github-cloud.githubusercontent.com"),
-    ),
-}
-MODEL_HOSTS = {AgentName.CLAUDE: "api.anthropic.com", AgentName.CODEX: "api.openai.com"}
-
-# With a login of their own (variables by patterns of fnmatch), users also need who renews it.
-_LOGINS = {
-    AgentName.CLAUDE: (("CLAUDE_CODE_OAUTH_*",), ("console.anthropic.com", "platform.claude.com")),
-    AgentName.CODEX: (("CODEX_ACCESS_TOKEN",), ("chatgpt.com", "auth.openai.com")),
-}
-# A user's own cloud: its hosts, the variables that name its region or resource (the first that is set), the default.
-_CLOUDS = {
-    "CLAUDE_CODE_USE_BEDROCK": (
-        ("bedrock-runtime.{}.amazonaws.com", "bedrock.{}.amazonaws.com", "sts.{}.amazonaws.com"),
-        ("AWS_REGION", "AWS_DEFAULT_REGION"),
-        "us-east-1",
-    ),
-    "CLAUDE_CODE_USE_VERTEX": (
-        ("{}-aiplatform.googleapis.com", "aiplatform.googleapis.com", "oauth2.googleapis.com"),
-        ("CLOUD_ML_REGION",),
-        "global",
-    ),
-    "CLAUDE_CODE_USE_FOUNDRY": (
-        ("{}.services.ai.azure.com", "login.microsoftonline.com"),
-        ("ANTHROPIC_FOUNDRY_RESOURCE",),
-        "",
     ),
 }
 
@@ -162,17 +138,19 @@ def _port(url: str) -> int | None:
 
 
 def _model_hosts(agent: AgentName, base_url: str | None, preferences: AgentPreferences) -> Iterator[str | None]:
+    profile = agent.profile
     if not preferences.model_access:
-        yield host_of(base_url) if base_url else MODEL_HOSTS[agent]
+        yield host_of(base_url or profile.base_url)
         return
     access = {name: value for name, value in preferences.env.items() if gives_access(agent, name)}
     # Whatever of it is an address: base URLs, proxies, token servers.
     addresses = {name: host_of(value.reveal()) for name, value in access.items() if "://" in value.reveal()}
-    clouds = [name for name in _CLOUDS if name in access and _is_set(access[name])]
+    clouds = [cloud for name, cloud in profile.user_clouds.items() if name in access and _is_set(access[name])]
     hosts = [*addresses.values(), *_cloud_hosts(clouds, preferences.env)]
     if not clouds and not any(name.endswith("BASE_URL") for name in addresses):
-        hosts.append(MODEL_HOSTS[agent])
-    hosts += _login_hosts(agent, preferences.model_access)
+        hosts.append(host_of(profile.base_url))
+    if _has_login(profile, preferences.model_access):
+        hosts += profile.login_hosts
     yield from (host for host in hosts if host and is_public_host(host))
 
 
@@ -180,14 +158,12 @@ def _is_set(flag: Secret) -> bool:
     return flag.reveal().strip().lower() not in {"", "0", "false", "no", "off"}
 
 
-def _cloud_hosts(clouds: Iterable[str], env: Mapping[str, Secret]) -> Iterator[str]:
+def _cloud_hosts(clouds: Iterable[UserCloud], env: Mapping[str, Secret]) -> Iterator[str]:
     for cloud in clouds:
-        hosts, variables, default = _CLOUDS[cloud]
-        place = next((env[name].reveal().strip().lower() for name in variables if name in env), default)
-        yield from (host.format(place) for host in hosts)
+        place = next((env[name].reveal().strip().lower() for name in cloud.variables if name in env), cloud.default)
+        yield from (host.format(place) for host in cloud.hosts)
 
 
-def _login_hosts(agent: AgentName, access: Collection[str]) -> tuple[str, ...]:
-    patterns, hosts = _LOGINS[agent]
-    by_login = any(name == CREDENTIALS or any(fnmatchcase(name, each) for each in patterns) for name in access)
-    return hosts if by_login else ()
+def _has_login(profile: AgentProfile, access: Collection[str]) -> bool:
+    variables = (CREDENTIALS, *profile.login_variables)
+    return any(fnmatchcase(name, each) for name in access for each in variables)

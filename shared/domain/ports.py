@@ -6,10 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from shared.domain.agents import AgentName
 from shared.domain.contents import ContentPart
 from shared.domain.errors import RunFailed
 from shared.domain.messages import RunMessage
-from shared.domain.run import Advance, AgentName, Finish, Result, Run, RunKind
+from shared.domain.run import Advance, Finish, Result, Run, RunKind
 from shared.domain.secret import Sealed, SealedFor, SealedToken, Secret
 from shared.domain.task import TaskStatus
 

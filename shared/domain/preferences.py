@@ -1,9 +1,10 @@
 """What a user wants an agent to find in its environment: the column `users.preferences`.
 
-    {"claudeCode": {"env": {NAME: value}, "credentials": {…} | null}, "codex": {"env": {NAME: value}}}
+    {<section of an agent>: {"env": {NAME: value}, "credentials": {…} | null}}
 
-Whatever else stands there is somebody else's. The frontend may write the row itself, so nothing in it is trusted: the
-API refuses what is unsound, the executor leaves it out. Sentences about problems name variables, never their values.
+The profiles (shared/domain/agents) name the sections, and say which agents take credentials. Other keys belong to other
+programs. The frontend may write the row itself, so nothing in it is trusted: the API refuses what is unsound, the
+executor leaves it out. Sentences about problems name variables, never their values.
 The variables of a project (`settings.env`, see shared/domain/project.py) obey the same rules.
 """
 
@@ -14,11 +15,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from shared.domain.agents import PROFILES, AgentName
 from shared.domain.errors import InvalidInput
-from shared.domain.run import AgentName
 from shared.domain.secret import Secret
-
-SECTIONS = {AgentName.CLAUDE: "claudeCode", AgentName.CODEX: "codex"}
 
 KIB = 1024
 MAX_PREFERENCES_BYTES = 128 * KIB  # as the column's own check has it
@@ -32,6 +31,7 @@ _NO_JSON = "something that cannot be stored, such as a NUL or a number without e
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 
 # Names (patterns of fnmatch) that a user cannot set, and why: with them a run would not be the run that we started.
+# Those of each agent hold for all of them: a project has one environment for whichever agent works on it.
 RESERVED = {
     "PATH": "the agent and its tools are found by it",
     "HOME": "the agent's sessions and credentials are kept there",
@@ -40,52 +40,23 @@ RESERVED = {
     "SHELL": "it names the sandbox's own shell",
     "LD_*": "it puts other code into every program",
     "DYLD_*": "it puts other code into every program",
-    "BUN_OPTIONS": "it puts other code into Claude Code itself",
-    "BUN_INSPECT*": "it lets others into Claude Code itself",
     "BASH_ENV": "every shell would run it first",
     "ENV": "every shell would run it first",
     "SHELLOPTS": "it changes how every shell reads its commands",
     "BASHOPTS": "it changes how every shell reads its commands",
     "SANDBOX_JOB": "the processes of a run are found by it",
     "IS_SANDBOX": "it tells the agent that it is in a sandbox",
-    "CLAUDE_CONFIG_DIR": "the agent's sessions and credentials are kept there",
-    "CLAUDE_SECURESTORAGE_CONFIG_DIR": "the agent's sessions and credentials are kept there",
-    "CODEX_HOME": "the agent's sessions and credentials are kept there",
-    "CODEX_SQLITE_HOME": "the agent's sessions and credentials are kept there",
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "it is set for every run",
-    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "it is set for every run",
-    "DISABLE_AUTOUPDATER": "it is set for every run",
+    **{name: reason for each in PROFILES.values() for name, reason in each.reserved_variables.items()},
+    **{name: "it is set for every run" for each in PROFILES.values() for name in each.env},
 }
 
-# Names by which a user brings model access of their own. Any of them, and the deployment's key is not given to the run:
-# it must never be sent to an address of the user's choice, and two accesses at once would be a matter of luck.
+# Names by which a user brings access to any agent's model; each profile has its own besides. With any of them the run
+# does not get the deployment's key: it must never be sent to an address of the user's choice, and which of two accesses
+# an agent takes is not defined.
 _ROUTES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),  # all requests go there
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),  # whoever is believed to be the provider
-    "NODE_TLS_REJECT_UNAUTHORIZED",  # then anybody is
-)
-MODEL_ACCESS = {
-    AgentName.CLAUDE: (
-        *_ROUTES,
-        "ANTHROPIC_*",  # keys, tokens, headers, base URLs, sockets and profiles, also those still to come
-        "CLAUDE_CODE_USE_*",  # Bedrock, Vertex AI, Foundry and other clouds
-        "CLAUDE_CODE_SKIP_*_AUTH",  # the same, behind a gateway that signs
-        "CLAUDE_CODE_OAUTH_*",  # a subscription
-        "CLAUDE_CODE_GATEWAY_*",
-        "CLAUDE_CODE_HOST_*",  # a program around it that lends its login
-        "CLAUDE_CODE_CLIENT_*",  # certificates of its own
-        "CLAUDE_*_SETTINGS_PATH",  # settings may hold any of these
-        *("CLAUDE_*_URL", "CLAUDE_*_SOCKET", "CLAUDE_*_TOKEN", "CLAUDE_*_FILE_DESCRIPTOR"),
-    ),
-    AgentName.CODEX: (*_ROUTES, "OPENAI_*", "CODEX_*"),  # keys, tokens, base URLs, certificates
-}
-# Names of theirs that only choose among the models of whichever access there is
-MODEL_CHOICE = (
-    "ANTHROPIC_MODEL",
-    "ANTHROPIC_DEFAULT_*",
-    "ANTHROPIC_SMALL_FAST_MODEL",
-    "ANTHROPIC_CUSTOM_MODEL_OPTION*",
-    "ANTHROPIC_BETAS",
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),  # who is trusted to be the provider
+    "NODE_TLS_REJECT_UNAUTHORIZED",  # every server is, then
 )
 CREDENTIALS = "credentials"
 
@@ -98,7 +69,7 @@ _SECRET_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPreferences:
-    """What one agent is to be given: variables, and the text of Claude Code's own credentials file.
+    """What one agent is to be given: variables, and the text of its credentials file.
 
     `model_access` names what of it is the user's own access to a model; the deployment's is not given then.
     """
@@ -140,11 +111,13 @@ NO_PREFERENCES = AgentPreferences(env={})
 
 def read_preferences(agent: AgentName, preferences: object) -> tuple[AgentPreferences, tuple[str, ...]]:
     """The sound part of what the user wants for this agent, and a sentence for each thing that was left out of it."""
-    section = SECTIONS[agent]
+    section = agent.profile.section
     problems: list[str] = []
     found = _object(_object(preferences, "preferences", problems).get(section), section, problems)
     env = _env(agent, found.get("env"), f"{section}.env", problems)
-    credentials = _credentials(found.get(CREDENTIALS), problems) if agent is AgentName.CLAUDE else None
+    where = f"{section}.{CREDENTIALS}"
+    takes_credentials = agent.profile.credentials_file is not None
+    credentials = _credentials(found.get(CREDENTIALS), where, problems) if takes_credentials else None
     access = [name for name in env if gives_access(agent, name)] + ([CREDENTIALS] if credentials else [])
     return AgentPreferences(env=env, credentials=credentials, model_access=tuple(access)), tuple(problems)
 
@@ -167,8 +140,9 @@ def check_preferences(preferences: object) -> None:
 
 
 def gives_access(agent: AgentName, name: str) -> bool:
-    """Whether this variable is a part of an own access to the agent's model."""
-    return _matches(name, MODEL_ACCESS[agent]) and not _matches(name, MODEL_CHOICE)
+    """Whether a user who sets this variable brings their own access to the agent's model."""
+    profile = agent.profile
+    return _matches(name, (*_ROUTES, *profile.access_variables)) and not _matches(name, profile.model_choice_variables)
 
 
 def looks_secret(name: str) -> bool:
@@ -224,9 +198,8 @@ def _text(name: str, value: object) -> str:
     return text
 
 
-def _credentials(value: object, problems: list[str]) -> Secret | None:
-    """The text of the credentials file; an empty one is none."""
-    where = f"{SECTIONS[AgentName.CLAUDE]}.{CREDENTIALS}"
+def _credentials(value: object, where: str, problems: list[str]) -> Secret | None:
+    """The text of the credentials file; None where it is empty. `where` begins the sentence about a problem."""
     wanted = _object(value, where, problems)
     try:
         text = _json(wanted, f"{where} hold")

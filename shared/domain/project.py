@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.network import read_hosts
 from shared.domain.preferences import read_env
-from shared.domain.run import AgentName
 from shared.domain.secret import Secret
 
 MAX_SETTINGS_BYTES = 256 * 1024

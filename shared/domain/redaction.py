@@ -5,14 +5,17 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from shared.domain.agents import PROFILES
+
 REDACTED = "[REDACTED]"
 
-# The published prefixes of GitHub, Anthropic, OpenAI, E2B and Supabase keys, our own keys for programs
+# The published prefixes of GitHub, E2B and Supabase keys and of those of the agents' models, our own keys for programs
 # (shared/domain/api_key.py), JWTs, and credentials in URLs.
+_MODEL_KEYS = "|".join(dict.fromkeys(each.redacted_shape for each in PROFILES.values()))
 _SHAPES = re.compile(
     r"gh[pousr]_[A-Za-z0-9]{16,}"
     r"|github_pat_[A-Za-z0-9_]{20,}"
-    r"|sk-[A-Za-z0-9_-]{16,}"
+    rf"|{_MODEL_KEYS}"
     r"|e2b_[A-Za-z0-9]{16,}"
     r"|sb_secret_[A-Za-z0-9_-]{8,}"
     r"|ac_[A-Za-z0-9_-]{43}"

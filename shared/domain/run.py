@@ -6,15 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from shared.domain.agents import AgentName
 from shared.domain.errors import IllegalTransition
 
 # The error_code of a run that failed by a fault of ours, which nobody foresaw: it may be replayed once that is mended.
 INTERNAL = "internal"
-
-
-class AgentName(StrEnum):
-    CLAUDE = "claude"
-    CODEX = "codex"
 
 
 class RunKind(StrEnum):

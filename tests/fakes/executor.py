@@ -14,11 +14,12 @@ from functions.executor.reaper import reap
 from functions.executor.step import on_message
 from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
+from shared.domain.agents import AgentName
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, Row, StartedRun
-from shared.domain.run import AgentName, Phase
+from shared.domain.run import Phase
 from shared.domain.secret import SealedFor, Secret
 from tests.fakes.clock import FakeClock
 from tests.fakes.run_queue import FakeRunQueue
@@ -236,6 +237,11 @@ class World:
 
     def set(self, **settings) -> None:
         self.ports = replace(self.ports, settings=replace(self.ports.settings, **settings))
+
+    def set_model(self, agent: AgentName, **changes) -> None:
+        """Change the deployment's access to an agent's model."""
+        models = self.ports.settings.models
+        self.set(models={**models, agent: replace(models[agent], **changes)})
 
     # --- acting
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
+from shared.domain.agents import AgentName
 from shared.domain.contents import ContentPart, joined
 from shared.domain.errors import InvalidInput, RunFailed, TooMany
 from shared.domain.messages import RunMessage
@@ -16,7 +17,6 @@ from shared.domain.ports import Claim, ClaimOutcome, NewTask, OwnersEnvironment,
 from shared.domain.run import (
     INTERNAL,
     Advance,
-    AgentName,
     Event,
     Finish,
     Phase,

@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import uuid
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -37,9 +37,10 @@ from local.mirrors import publish
 from local.model.app import create_model
 from local.postgres import Postgres, prepare
 from local.processes import PROJECT_ROOT
-from local.stack import SCRIPTED_CODEX_MODEL
+from local.stack import scripted_access
 from local.supabase import create_gateway
 from shared.adapters import postgrest_client
+from shared.domain.agents import PROFILES
 from shared.domain.messages import RunMessage
 from tests.faults.weather import Weather
 from tests.integration.runs.conftest import git
@@ -197,9 +198,11 @@ class Lab:
     def _environment(self):
         """What the functions find in theirs, and nothing of ours that would name another cloud."""
         queues = {f"{name.upper().rstrip('S')}_QUEUE_URL": self.queue_url + path for name, path in QUEUES.items()}
+        models = [scripted_access(each, self.model_url, self.keys.scripted_model_key) for each in PROFILES.values()]
         return {
             **SETTINGS,
             **queues,
+            **ChainMap(*models),
             "SUPABASE_URL": self.supabase_url,
             "SUPABASE_SECRET_KEY": self.keys.supabase_secret_key,
             "SECRETS_MASTER_KEYS": self.keys.secrets_master_keys,
@@ -208,11 +211,6 @@ class Lab:
             "E2B_API_KEY": self.keys.e2b_api_key,
             "SANDBOX_PYTHON": SANDBOX_PYTHON,
             "SANDBOX_AGENT_PATH": agent_path(self.programs),
-            "ANTHROPIC_API_KEY": self.keys.scripted_model_key,
-            "ANTHROPIC_BASE_URL": self.model_url,
-            "OPENAI_API_KEY": self.keys.scripted_model_key,
-            "OPENAI_BASE_URL": f"{self.model_url}/v1",
-            "CODEX_MODEL": SCRIPTED_CODEX_MODEL,
             "REPO_ORIGINS": self.git_url,
             "AWS_ENDPOINT_URL_SQS": self.queue_url,
             "AWS_DEFAULT_REGION": "us-east-1",

@@ -18,8 +18,9 @@ from functions.executor.reaper import reap
 from functions.executor.step import logger, on_message
 from shared.adapters.local_box import LocalBox
 from shared.adapters.task_store import SupabaseTaskStore
+from shared.domain.agents import AgentName
 from shared.domain.messages import RunMessage
-from shared.domain.run import AgentName, Phase
+from shared.domain.run import Phase
 from shared.domain.secret import SealedFor, Secret
 from tests.faults.faults import Died, NoFault, Tripwire
 from tests.faults.lab import STAND_IN

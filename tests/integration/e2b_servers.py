@@ -10,7 +10,8 @@ import httpx
 
 from local.stack import STAND_IN
 from shared.config import SANDBOX_AGENT_PATH
-from shared.domain.run import AgentName, Phase, Run, RunStatus
+from shared.domain.agents import AgentName
+from shared.domain.run import Phase, Run, RunStatus
 from tests.conformance.settings import server_of
 
 PROJECT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import psycopg
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.run_store import SupabaseRunStore
 from shared.adapters.task_store import SupabaseTaskStore
+from shared.domain.agents import AgentName
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, StartedRun
-from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
 from tests.fakes.run_store import FakeRunDatabase, stored
 

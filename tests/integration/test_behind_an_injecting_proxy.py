@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.phases.handover import STAND_IN, TRUSTING_E2B
 from local.git_server import create_app
 from local.mirrors import TOKEN_FILE, make_sample_repository, publish
 from local.model.app import create_model
-from shared.domain.run import AgentName
+from shared.domain.agents import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model
 
 CLONE = Path(__file__).parents[2] / "sandbox" / "clone.py"
@@ -99,13 +99,13 @@ def place(tmp_path):
 
 @pytest.mark.parametrize("agent", list(AgentName))
 def test_an_agent_with_a_stand_in_for_its_key_trusts_the_bundle_and_works(agent, place, authority):
-    header, scheme = AGENTS[agent].key_header
+    header, scheme = agent.profile.key_header
     app = Injecting(create_model(KEY), header, f"{scheme}{KEY}")
 
     with serving(app, authority) as url:
         ended = place.run(agent, "@write good.txt: good", url, key=STAND_IN, env=authority.variables)
 
-    _, state = AGENTS[agent].read(ended.stdout, ReaderState.start(workdir=str(place.repo), model="gpt-6.1-sol"))
+    _, state = DRIVERS[agent].read(ended.stdout, ReaderState.start(workdir=str(place.repo), model="gpt-6.1-sol"))
     assert (ended.returncode, state.result and state.result.ok) == (0, True), ended.stderr.decode()
     assert (place.repo / "good.txt").read_text().strip() == "good"
     assert f"{scheme}{STAND_IN}" in app.seen  # the header is the one that the agent itself would use

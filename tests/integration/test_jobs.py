@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from functions.executor.agents import Diary
+from functions.executor.agents import UsageLog
 from functions.executor.errors import BrokenProgram, failed_command
 from functions.executor.jobs import (
     LOOK_BYTES,
@@ -247,13 +247,13 @@ def test_a_job_that_nobody_started_is_absent(jobs):
 
 def test_a_look_finds_the_last_line_of_the_diary_that_a_program_keeps_below_its_home(jobs):
     write = "mkdir -p .x/a; printf 'count 1\\nother\\ncount 2\\nother\\ncount' > .x/a/log-1; sleep 60"
-    diary = Diary(".x/*/log-*", "count")
+    diary = UsageLog(".x/*/log-*", "count")
     lines = ((0, "count 1"), (0, "other"), (0, "count 2"), (0, "other"))
     assert jobs.look(diary=diary).note is None
     jobs.start(write, Script(ends_at=60, diary=lines), wait_s=1)
 
     assert jobs.look(diary=diary).note == "count 2"
-    assert jobs.look(diary=Diary(".x/*/log-*", "unheard")).note is None
+    assert jobs.look(diary=UsageLog(".x/*/log-*", "unheard")).note is None
     assert jobs.look().note is None
 
 
@@ -274,7 +274,7 @@ def test_whatever_an_agent_plants_in_the_place_of_its_diary_is_not_read(tmp_path
     jobs.folder.install()
     jobs.start(f"mkdir .x; {plant}", Script())
 
-    assert jobs.look(diary=Diary(".x/log-*", "count")).note is None
+    assert jobs.look(diary=UsageLog(".x/log-*", "count")).note is None
 
 
 def test_a_job_that_ended_tells_how(jobs):

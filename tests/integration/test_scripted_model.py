@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.agents import DRIVERS, ReaderState
 from local.listening import listen
 from local.processes import ProcessGroup
-from shared.domain.run import AgentName
+from shared.domain.agents import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model
 
 BOTH = pytest.mark.parametrize("agent", list(AgentName))
@@ -31,7 +31,7 @@ def place(tmp_path):
 def reading(agent, ended, place, previous=None):
     """The events of a run that has ended, and what is known after it."""
     start = ReaderState.start(workdir=str(place.repo), model="gpt-6.1-sol", previous=previous)
-    return AGENTS[agent].read(ended.stdout, start)
+    return DRIVERS[agent].read(ended.stdout, start)
 
 
 @BOTH
@@ -171,7 +171,7 @@ def test_a_hanging_model_keeps_the_program_waiting(agent, place, model_url):
         if (place.repo / "a.txt").exists():
             break
 
-    _, state = AGENTS[agent].read(waited.value.stdout, ReaderState.start(workdir=str(place.repo)))
+    _, state = DRIVERS[agent].read(waited.value.stdout, ReaderState.start(workdir=str(place.repo)))
     assert (place.repo / "a.txt").exists()
     assert state.session_id
     assert state.result is None

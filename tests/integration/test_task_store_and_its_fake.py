@@ -13,9 +13,9 @@ from psycopg.types.json import Jsonb
 
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.task_store import SupabaseTaskStore
+from shared.domain.agents import AgentName
 from shared.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from shared.domain.ports import NewTask, TaskFilter
-from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
 from shared.domain.task import TaskStatus
 from shared.domain.usage import totals

@@ -7,8 +7,9 @@ import pytest
 
 from shared.adapters.task_store import SupabaseTaskStore
 from shared.adapters.usage_store import SupabaseUsageStore
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
-from shared.domain.run import Advance, AgentName, Finish, RunStatus
+from shared.domain.run import Advance, Finish, RunStatus
 from shared.domain.usage import totals
 from tests.fakes.usage_store import FakeLedger
 from tests.integration.run_databases import RealDatabase

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from functions.executor.agents import AGENTS, Checkout, ReaderState
-from shared.domain.run import AgentName
+from functions.executor.agents import DRIVERS, Checkout, ReaderState
+from shared.domain.agents import AgentName
 
 ROOT = "/home/agent/repo"
 PLAIN = "/var/tmp/data/sandboxes/i3k9/home/agent/repo"  # of a sandbox that is not isolated
@@ -216,7 +216,7 @@ def test_without_a_checkout_nothing_is_shortened(unknown):
 
 def events_of(agent, *lines, root):
     start = ReaderState.start(workdir=root, model="gpt-6.1-sol")
-    return AGENTS[AgentName(agent)].read("".join(json.dumps(line) + "\n" for line in lines).encode(), start)
+    return DRIVERS[AgentName(agent)].read("".join(json.dumps(line) + "\n" for line in lines).encode(), start)
 
 
 def claude_lines(root):
@@ -330,7 +330,7 @@ def test_an_output_is_cut_to_the_same_size_wherever_the_checkout_is(root):
 def test_a_line_that_is_no_json_names_files_as_the_repository_does():
     start = ReaderState.start(workdir=PLAIN)
 
-    events, _ = AGENTS[AgentName.CODEX].read(f"panicked at {PLAIN}/src/main.rs:3\n".encode(), start)
+    events, _ = DRIVERS[AgentName.CODEX].read(f"panicked at {PLAIN}/src/main.rs:3\n".encode(), start)
 
     assert events[0].payload["text"].endswith("panicked at src/main.rs:3")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from functions.executor.agents import AGENTS, ReaderState
-from shared.domain.run import AgentName
+from functions.executor.agents import DRIVERS, ReaderState
+from shared.domain.agents import AgentName
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
-CLAUDE = AGENTS[AgentName.CLAUDE]
+CLAUDE = DRIVERS[AgentName.CLAUDE]
 
 
 def read(output, state=None):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.agents.prices import NO_TOKENS, PRICES, cost_usd
-from shared.domain.run import AgentName
+from shared.domain.agents import AgentName
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
-CODEX = AGENTS[AgentName.CODEX]
+CODEX = DRIVERS[AgentName.CODEX]
 START = ReaderState.start(workdir="/home/user/repo", model="gpt-6.1-sol")
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.executor.agents import AGENTS, ReaderState
-from functions.executor.agents.lines import MAX_LINE_BYTES, MAX_WARNINGS
-from shared.domain.run import AgentName
+from functions.executor.agents import DRIVERS, ReaderState
+from functions.executor.agents.output_lines import MAX_LINE_BYTES, MAX_WARNINGS
+from shared.domain.agents import AgentName
 
 RECORDED = sorted((Path(__file__).parents[1] / "fixtures" / "agents").glob("*.jsonl"))
 START = ReaderState.start(workdir="/home/user/repo", model="gpt-6.1-sol")
-BOTH = pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+BOTH = pytest.mark.parametrize("agent", DRIVERS.values(), ids=DRIVERS)
 
 
 def stored(state):
@@ -27,7 +27,7 @@ def as_stored(events):
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.stem)
 def test_reading_byte_by_byte_gives_the_same_as_reading_at_once(recorded):
-    agent = AGENTS[AgentName(recorded.stem.split("-")[0])]
+    agent = DRIVERS[AgentName(recorded.stem.split("-")[0])]
     output = recorded.read_bytes()
     at_once, end = agent.read(output, START)
 
@@ -105,7 +105,7 @@ def test_what_postgres_refuses_is_removed():
     said = {"type": "text", "text": "a\0b\ud800c"}
     line = json.dumps({"type": "assistant", "message": {"content": [said]}}).encode()
 
-    events, _ = AGENTS[AgentName.CLAUDE].read(line + b"\n", START)
+    events, _ = DRIVERS[AgentName.CLAUDE].read(line + b"\n", START)
 
     assert events[0].payload == {"text": "ab?c"}
 
@@ -114,7 +114,7 @@ def test_numbers_that_json_cannot_hold_become_null():
     use = '{"type": "tool_use", "id": "t", "name": "Wait", "input": {"a": NaN, "b": 1e999, "c": 0.5}}'
     line = f'{{"type": "assistant", "message": {{"content": [{use}]}}}}'
 
-    events, _ = AGENTS[AgentName.CLAUDE].read(line.encode() + b"\n", START)
+    events, _ = DRIVERS[AgentName.CLAUDE].read(line.encode() + b"\n", START)
 
     assert events[0].payload["input"] == {"a": None, "b": None, "c": 0.5}
 
@@ -151,7 +151,7 @@ def damaged_lines(draw):
 def test_no_value_in_a_line_can_break_the_reading(damaged):
     agent, line = damaged
 
-    events, state = AGENTS[AgentName(agent)].read(json.dumps(line).encode() + b"\n", START)
+    events, state = DRIVERS[AgentName(agent)].read(json.dumps(line).encode() + b"\n", START)
 
     for kept in [state.to_json(), *(dict(event.payload) for event in events)]:
         text = json.dumps(kept, allow_nan=False, ensure_ascii=False)

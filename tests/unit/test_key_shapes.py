@@ -3,9 +3,13 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sandbox.collect import keys_in
+from shared.domain.agents import AgentName
 from shared.domain.key_shapes import KEY_SHAPES
+from shared.domain.redaction import Redactor
 
 WORD = "a1B2c3D4" * 10  # joined here, so that no scanner of this repository takes them for keys
 KEYS = {
@@ -42,8 +46,18 @@ def kinds_of(text):
     return [kind for kind, _, _ in keys_in(text.encode(), patterns)]
 
 
-def test_every_shape_has_an_example():
-    assert KEYS.keys() == KEY_SHAPES.keys()
+def test_every_shape_has_an_example_or_comes_from_an_agents_profile():
+    assert KEYS.keys() | {agent.profile.key_shape[0] for agent in AgentName} == KEY_SHAPES.keys()
+
+
+@pytest.mark.parametrize("agent", AgentName)
+@given(data=st.data())
+def test_a_key_to_an_agents_model_is_warned_of_in_a_diff_and_redacted_in_a_log(agent, data):
+    name, shape = agent.profile.key_shape
+    key = data.draw(st.from_regex(re.compile(shape, re.ASCII), fullmatch=True))
+
+    assert name in kinds_of(f"KEY='{key}'")
+    assert key not in Redactor().text(f"KEY='{key}'")
 
 
 @pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in KEYS.items() for key in keys])

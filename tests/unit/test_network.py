@@ -2,10 +2,10 @@
 
 import pytest
 
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.network import (
     MAX_HOSTS,
-    MODEL_HOSTS,
     PACKAGE_REGISTRIES,
     host_of,
     is_public_host,
@@ -15,7 +15,6 @@ from shared.domain.network import (
 )
 from shared.domain.preferences import NO_PREFERENCES, read_preferences
 from shared.domain.project import checked_settings, read_project_network
-from shared.domain.run import AgentName
 
 LOCAL_STACK = {"repository_origin": "http://127.0.0.1:4000", "base_url": "http://localhost:4001/v1"}
 UNSOUND = [
@@ -88,7 +87,7 @@ def test_a_run_reaches_its_git_host_with_all_it_serves_from_and_its_agents_model
 
     assert hosts[0] == "github.com"
     assert "codeload.github.com" in hosts
-    assert set(MODEL_HOSTS.values()) & set(hosts) == {MODEL_HOSTS[agent]}
+    assert [host_of(other.profile.base_url) in hosts for other in AgentName] == [other is agent for other in AgentName]
     assert network(agent).rules == ()
 
 
@@ -162,7 +161,7 @@ def test_every_registry_is_a_host_and_none_is_anybodys_storage():
     ],
 )
 def test_a_users_own_access_opens_the_hosts_that_it_needs(agent, preferences, expected):
-    common = set(network(agent, repository_origin="https://git.example.com").hosts) - {MODEL_HOSTS[agent]}
+    common = set(network(agent, repository_origin="https://git.example.com").hosts) - {host_of(agent.profile.base_url)}
 
     ours = network(agent, preferences, repository_origin="https://git.example.com", base_url="https://ours.example.com")
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.executor.agents import AGENTS
+from functions.executor.agents import DRIVERS
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.preferences import (
     KIB,
@@ -16,20 +17,18 @@ from shared.domain.preferences import (
     MAX_PREFERENCES_BYTES,
     MAX_VALUE_BYTES,
     MAX_VARIABLES,
-    SECTIONS,
     check_preferences,
     gives_access,
     looks_secret,
     read_preferences,
 )
-from shared.domain.run import AgentName
 
 LOGIN = {"claudeAiOauth": {"accessToken": "sk-ant-oat01-access", "refreshToken": "refresh-me", "expiresAt": 1}}
 SUPERVISORS_OWN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "IS_SANDBOX", "SANDBOX_JOB")
 
 
 def wanting(agent=AgentName.CLAUDE, credentials=None, **env):
-    return {SECTIONS[agent]: {"env": env, "credentials": credentials}}
+    return {agent.profile.section: {"env": env, "credentials": credentials}}
 
 
 def env_of(preferences, agent=AgentName.CLAUDE):
@@ -220,7 +219,7 @@ def test_names_on_which_our_running_of_the_agent_rests_cannot_be_set(agent, name
 
 @pytest.mark.parametrize("agent", AgentName)
 def test_whatever_our_own_commands_set_cannot_be_set_or_replaces_them_all(agent):
-    command = AGENTS[agent].command(base_url="https://gateway.example")
+    command = DRIVERS[agent].command(base_url="https://gateway.example")
 
     for name in (*command.env, *command.secret_env):
         assert gives_access(agent, name) or env_of(wanting(agent, **{name: "1"}), agent) == {}

@@ -10,6 +10,7 @@ import pytest
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.task_store import SupabaseTaskStore
 from shared.adapters.user_store import SupabaseUserDirectory
+from shared.domain.agents import AgentName
 from shared.domain.errors import (
     Conflict,
     Forbidden,
@@ -21,7 +22,6 @@ from shared.domain.errors import (
     Unavailable,
 )
 from shared.domain.ports import NewTask, TaskFilter
-from shared.domain.run import AgentName
 from shared.domain.secret import Sealed, Secret
 from shared.domain.task import TaskStatus
 from shared.domain.usage import totals

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from shared.domain.run import AgentName
+from shared.domain.agents import AgentName
 from shared.domain.task import TaskStatus
 
 USER_ID = "5f0c1f0e-8d5c-4b61-9a34-2f1f6d3f2a10"

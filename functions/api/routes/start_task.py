@@ -11,11 +11,18 @@ from functions.api.deps import CurrentUser, RequestId, Tasks, Wired
 from functions.api.models.task import PROMPT, REPO_URL
 from functions.api.openapi import answers, body
 from functions.api.services import start_task as service
+from shared.domain.agents import DEFAULT_AGENT, AgentName
 from shared.domain.errors import InvalidInput
-from shared.domain.run import AgentName
 from shared.domain.secret import Secret
 
 router = APIRouter(prefix="/api", tags=["tasks"])
+
+AGENTS = [str(name) for name in AgentName]
+
+
+def _either(names: list[str]) -> str:
+    *others, last = [f'"{name}"' for name in names]
+    return f"{', '.join(others)} or {last}"
 
 
 class StartTaskIn(Body):
@@ -35,7 +42,7 @@ class StartTaskIn(Body):
         examples=["github_pat_0123456789"], min_length=1, description="Sealed, and deleted when the run ends."
     )
     branch: str | None = Field(default=None, examples=["main"], description="main, where it is null or empty.")
-    model: Literal["claude", "codex"] = "claude"
+    model: str = Field(default=DEFAULT_AGENT, json_schema_extra={"enum": AGENTS})
     project_id: int | None = Field(default=None, examples=[3], json_schema_extra={"minimum": 1})
     max_cost_usd: float | None = Field(
         default=None,
@@ -59,8 +66,8 @@ class StartTaskIn(Body):
     def _in_the_contracts_words(cls, sent: dict[str, Any]) -> dict[str, Any]:
         if not all(sent.get(key) for key in ("prompt", "repo_url", "github_token")):
             raise InvalidInput(service.REQUIRED)
-        if sent.get("model", "claude") not in list(AgentName):
-            raise InvalidInput('model must be either "claude" or "codex"')
+        if sent.get("model", DEFAULT_AGENT) not in AGENTS:
+            raise InvalidInput(f"model must be either {_either(AGENTS)}")
         return sent
 
 

@@ -13,9 +13,9 @@ from functions.api.deps import CurrentUser, Projects, Tasks
 from functions.api.models.task import AT, PROMPT, REPO_URL, ChatMessage, Task
 from functions.api.openapi import answers
 from functions.api.paths import RowId
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.ports import Row, TaskFilter, TaskPage
-from shared.domain.run import AgentName
 from shared.domain.task import TaskStatus, first_prompt
 
 MAX_TASKS = 1000  # and as many when nobody says how many: the old backend never sent more

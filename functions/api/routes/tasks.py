@@ -14,9 +14,9 @@ from functions.api.models.task import AT, COMMIT, DIFF, FILE_CHANGES, PROMPT, RE
 from functions.api.openapi import answers, body
 from functions.api.paths import RowId
 from functions.api.services.start_task import MAX_ROW_ID
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.ports import Row
-from shared.domain.run import AgentName
 from shared.domain.task import ENDED, TaskStatus, first_prompt
 
 MAX_EVENTS = 1000  # PostgREST's own cap for one answer

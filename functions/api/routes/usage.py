@@ -11,8 +11,8 @@ from functions.api.deps import CurrentUser, Usages
 from functions.api.models.task import Usage
 from functions.api.openapi import answers
 from functions.api.services.start_task import MAX_ROW_ID
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
-from shared.domain.run import AgentName
 
 DEFAULT_SPAN = timedelta(days=30)
 MAX_SPAN = timedelta(days=366)

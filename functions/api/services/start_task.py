@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from functions.api.services.run_start import check_prompt, check_token, hash_of, nudge, sealed_token
 from shared.config import ApiSettings
+from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput, NotFound
 from shared.domain.messages import RunMessage
 from shared.domain.ports import NewTask, RunQueue, SecretBox, StartedRun, TaskStore
 from shared.domain.repository import Repository, branch_name
-from shared.domain.run import AgentName
 from shared.domain.secret import Secret
 
 REQUIRED = "prompt, repo_url, and github_token are required"

@@ -1,18 +1,37 @@
-"""The agents: pure code that knows how each is started and what its output means."""
+"""The agents' drivers: pure code that knows how each program is started and what its output means.
 
-from functions.executor.agents.agent import (
-    Agent,
+The driver of an agent is `DRIVER` in the module of its name, so that no second list of agents has to be kept.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from functions.executor.agents.checkout import Checkout
+from functions.executor.agents.driver import (
     AgentCommand,
+    AgentDriver,
     AgentFailure,
     AgentResult,
-    Diary,
     ReaderState,
+    UsageLog,
 )
-from functions.executor.agents.checkout import Checkout
-from functions.executor.agents.claude import Claude
-from functions.executor.agents.codex import Codex
-from shared.domain.run import AgentName
+from shared.domain.agents import AgentName
 
-AGENTS: dict[AgentName, Agent] = {AgentName.CLAUDE: Claude(), AgentName.CODEX: Codex()}
 
-__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Checkout", "Diary", "ReaderState"]
+def _driver_of(name: AgentName) -> AgentDriver:
+    driver: AgentDriver = import_module(f"{__name__}.{name}").DRIVER
+    return driver
+
+
+DRIVERS: Mapping[AgentName, AgentDriver] = {name: _driver_of(name) for name in AgentName}
+
+__all__ = [
+    "DRIVERS",
+    "AgentCommand",
+    "AgentDriver",
+    "AgentFailure",
+    "AgentResult",
+    "Checkout",
+    "ReaderState",
+    "UsageLog",
+]

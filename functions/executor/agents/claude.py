@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, Diary, ReaderState
+from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentFailure, AgentResult, ReaderState, UsageLog
 from functions.executor.agents.failures import classify
-from functions.executor.agents.lines import (
+from functions.executor.agents.output_lines import (
     MESSAGE_CHARS,
     TITLE_CHARS,
     Json,
@@ -19,17 +19,13 @@ from functions.executor.agents.lines import (
 )
 from functions.executor.agents.prices import NO_TOKENS, cost_usd
 from functions.executor.agents.sessions import session_id, since
+from shared.domain.agents.claude import PROFILE
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
-from shared.domain.run import AgentName, Event
+from shared.domain.run import Event
+from shared.domain.secret import Secret
 from shared.domain.usage import TOKENS
 
 ARGV = ("claude", "-p", "--output-format=stream-json", "--verbose", "--dangerously-skip-permissions")
-ENV = {
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",  # telemetry, error reports, update checks
-    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # nobody would wait for them
-    "DISABLE_AUTOUPDATER": "1",
-}
-CREDENTIALS_FILE = ".claude/.credentials.json"
 # What the result line calls a limit of ours, and what an error message calls its cause
 SUBTYPES = {"error_max_turns": AgentFailure.MAX_TURNS, "error_max_budget_usd": AgentFailure.BUDGET_EXCEEDED}
 # Our names of tokens, and theirs: in a message's `usage`, and per model in the result
@@ -64,11 +60,6 @@ TITLES = {
 
 
 class Claude:
-    name = AgentName.CLAUDE
-    title = "Claude"
-    key_header = ("x-api-key", "")
-    secret_files = (CREDENTIALS_FILE,)
-
     def command(
         self,
         *,
@@ -89,23 +80,32 @@ class Claude:
             argv.append(f"--max-budget-usd={max_cost_usd:f}")
         if resume:
             argv.append(f"--resume={resume}")
-        env = ENV | ({"ANTHROPIC_BASE_URL": base_url} if base_url else {})
+        address = {PROFILE.base_url_variable: base_url} if base_url else {}
         return AgentCommand(
             argv=tuple(argv),
-            env=env,
-            secret_env=("ANTHROPIC_API_KEY",),
+            env={**PROFILE.env, **address},
+            secret_env=(PROFILE.program_key_variable,),
             own_env=preferences.env,
-            home_files={CREDENTIALS_FILE: preferences.credentials} if preferences.credentials else {},
+            home_files=_login(preferences),
         )
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
 
-    def diary(self, state: ReaderState) -> Diary | None:  # noqa: ARG002 - its output tells
+    def usage_log(self, state: ReaderState) -> UsageLog | None:  # noqa: ARG002 - each message in its output counts
         return None
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
+    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
         return state
+
+
+DRIVER: AgentDriver = Claude()
+
+
+def _login(preferences: AgentPreferences) -> dict[str, Secret]:
+    if PROFILE.credentials_file is None or preferences.credentials is None:
+        return {}
+    return {PROFILE.credentials_file: preferences.credentials}
 
 
 def _on_object(line: Json, state: ReaderState) -> tuple[list[Event], ReaderState]:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentResult, Diary, ReaderState
+from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentResult, ReaderState, UsageLog
 from functions.executor.agents.failures import classify
-from functions.executor.agents.lines import (
+from functions.executor.agents.output_lines import (
     MESSAGE_CHARS,
     TITLE_CHARS,
     Json,
@@ -23,11 +23,12 @@ from functions.executor.agents.lines import (
 )
 from functions.executor.agents.prices import cost_usd
 from functions.executor.agents.sessions import session_id, since
+from shared.domain.agents.codex import PROFILE
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
-from shared.domain.run import AgentName, Event
+from shared.domain.run import Event
 from shared.domain.secret import Secret
 
-KEY = "CODEX_API_KEY"  # OPENAI_API_KEY is not read by `codex exec`
+KEY = PROFILE.program_key_variable
 ARGV = (
     "codex",
     "exec",
@@ -37,18 +38,13 @@ ARGV = (
     "--config=analytics.enabled=false",
     f'--config=shell_environment_policy.exclude=["{KEY}"]',  # commands of the agent do not get the key
 )
-PROFILE = "own-gateway"  # a layer over its config.toml, in a file of this name
-PROFILE_FILE = f".codex/{PROFILE}.config.toml"
+(GATEWAY_FILE,) = PROFILE.other_secret_files  # a layer over its config.toml
+GATEWAY = GATEWAY_FILE.removeprefix(".codex/").removesuffix(".config.toml")
 _URL = re.compile(r",? url: [^\s)]+")  # the address of our gateway tells a person nothing
 CHANGES = {"add": "Write", "update": "Edit", "delete": "Delete"}
 
 
 class Codex:
-    name = AgentName.CODEX
-    title = "Codex/GPT"
-    key_header = ("Authorization", "Bearer ")
-    secret_files = (PROFILE_FILE,)
-
     def command(
         self,
         *,
@@ -67,7 +63,7 @@ class Codex:
             argv += [f"--config={setting}" for setting in _provider(base_url)]
         home_files = _own_gateway(preferences)
         if home_files:
-            argv.append(f"--profile={PROFILE}")
+            argv.append(f"--profile={GATEWAY}")
         if resume:
             argv += ["resume", resume]
         own_env = _with_own_key(preferences.env)
@@ -76,13 +72,13 @@ class Codex:
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
 
-    def diary(self, state: ReaderState) -> Diary | None:
+    def usage_log(self, state: ReaderState) -> UsageLog | None:
         """The rollout of its session: `exec` itself prints no usage before the end of its turn."""
         if state.session_id is None:
             return None
-        return Diary(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
+        return UsageLog(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
+    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:
         try:
             payload = obj(obj(json.loads(line)).get("payload"))
         except (ValueError, RecursionError):
@@ -91,6 +87,9 @@ class Codex:
         if payload.get("type") != "token_count" or not total or state.result:
             return state
         return _with_totals(total, state)
+
+
+DRIVER: AgentDriver = Codex()
 
 
 def _provider(base_url: str) -> list[str]:
@@ -107,15 +106,15 @@ def _toml(text: str) -> str:
 
 def _own_gateway(preferences: AgentPreferences) -> dict[str, Secret]:
     """The user's OPENAI_BASE_URL, which `codex exec` does not read, as a profile: an address may hold a secret."""
-    address = preferences.env.get("OPENAI_BASE_URL")
+    address = preferences.env.get(PROFILE.base_url_variable)
     if address is None:
         return {}
-    return {PROFILE_FILE: Secret("\n".join(_provider(address.reveal())))}
+    return {GATEWAY_FILE: Secret("\n".join(_provider(address.reveal())))}
 
 
 def _with_own_key(env: Mapping[str, Secret]) -> Mapping[str, Secret]:
     """The user's OPENAI_API_KEY also under the name that `codex exec` reads, unless something stands there."""
-    key = env.get("OPENAI_API_KEY")
+    key = env.get(PROFILE.key_variable)
     return {KEY: key, **env} if key else env
 
 

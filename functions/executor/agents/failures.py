@@ -1,15 +1,17 @@
-"""From a provider's words about a failure to our stable code."""
+"""From a provider's message about a failure to our stable code."""
 
 import re
 
-from functions.executor.agents.agent import AgentFailure
+from functions.executor.agents.driver import AgentFailure
+from shared.domain.agents import PROFILES
 
+_KEYS = "|".join(profile.program_key_variable.lower() for profile in PROFILES.values())
 # The first match decides; the words are those of claude 2.1.330 and codex 0.163.0, November 2026
 _WORDS = (
     (AgentFailure.CREDIT, r"credit balance|insufficient_quota|quota exceeded|exceeded your current quota|billing"),
     (AgentFailure.CONTEXT_TOO_LONG, r"prompt is too long|context window|context_length|context length"),
     (AgentFailure.AUTH, r"invalid api key|incorrect api key|failed to authenticate|authentication|unauthorized"),
-    (AgentFailure.AUTH, r"not logged in|missing environment variable: `codex_api_key`"),  # no key at all
+    (AgentFailure.AUTH, rf"not logged in|missing environment variable: `({_KEYS})`"),  # no key at all
     (AgentFailure.RATE_LIMITED, r"rate.?limit|too many requests|usage limit"),
     (AgentFailure.OVERLOADED, r"overloaded|high demand|at capacity|internal server error"),
 )

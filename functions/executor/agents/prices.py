@@ -1,4 +1,4 @@
-"""What the models cost, for both agents: one table, as of November 2026."""
+"""What the models cost, whichever agent uses them: one table, as of November 2026."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What both agents' sessions have in common: ids, and totals that run on."""
+"""What the sessions of all agents have in common: an id, and totals that go on when a session is resumed."""
 
 import re
 from collections.abc import Mapping

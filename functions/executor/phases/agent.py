@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from functions.executor.agents import AGENTS, Agent, AgentFailure, Diary, ReaderState
+from functions.executor.agents import DRIVERS, AgentFailure, ReaderState, UsageLog
 from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases import checkpoint, handover
 from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
@@ -12,11 +12,11 @@ from functions.executor.phases.reports import RESTARTED
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
-from shared.config import ExecutorSettings
+from shared.config import ExecutorSettings, ModelAccess
+from shared.domain.agents import AgentName
 from shared.domain.errors import RunFailed
 from shared.domain.preferences import AgentPreferences
-from shared.domain.run import Advance, AgentName, Event, Outcome, Phase, Run
-from shared.domain.secret import Secret
+from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
 JOB = AGENT_JOB
 CANCELLED = "The task was cancelled."
@@ -31,7 +31,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
     preferences, _ = secrets.preferences()
     folder = folder_of(run, ports)
-    state = folder.look(JOB, offset=run.output_offset, diary=_diary(run))
+    state = folder.look(JOB, offset=run.output_offset, diary=_usage_log(run))
     if state.absent:
         state = folder.start(JOB, _job(run, ports, secrets, preferences))
     seen = _Seen(run, ports, state)
@@ -58,7 +58,7 @@ def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     secrets.preferences()  # so that they are taken out of what it has said
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, diary=_diary(run)))
+    seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, diary=_usage_log(run)))
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -103,10 +103,10 @@ class _Seen:
 
     def _take(self, state: JobState) -> None:
         self.state = state
-        agent = AGENTS[self._run.agent]
+        driver = DRIVERS[self._run.agent]
         if state.note is not None:
-            self.reader = agent.read_diary(state.note, self.reader)
-        events, self.reader = agent.read(state.chunk, self.reader)
+            self.reader = driver.read_usage_log(state.note, self.reader)
+        events, self.reader = driver.read(state.chunk, self.reader)
         self._events += events
 
     def _changes(self) -> dict[str, Any]:
@@ -120,22 +120,22 @@ class _Seen:
         return changes | {"usage": usage_of(self.reader)} if self.reader.usage or self.reader.result else changes
 
 
-def _diary(run: Run) -> Diary | None:
-    return AGENTS[run.agent].diary(ReaderState.from_json(run.reader_state))
+def _usage_log(run: Run) -> UsageLog | None:
+    return DRIVERS[run.agent].usage_log(ReaderState.from_json(run.reader_state))
 
 
 def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPreferences) -> JobSpec:
     settings = ports.settings
-    key, base_url, model = model_access(run.agent, settings, preferences)
-    command = AGENTS[run.agent].command(
-        model=run.model or model,
-        base_url=base_url,
+    access = model_access(run.agent, settings, preferences)
+    command = DRIVERS[run.agent].command(
+        model=run.model or access.model,
+        base_url=access.base_url,
         max_turns=settings.max_turns,
         max_cost_usd=limit_usd(run, settings),
         resume=run.agent_session_id,
         preferences=preferences,
     )
-    key_env, secret_key_env = handover.model_key(run, key, command.secret_env, ports, secrets)
+    key_env, secret_key_env = handover.model_key(run, access.key, command.secret_env, ports, secrets)
     return JobSpec(
         argv=command.argv,
         env={**command.env, **key_env},
@@ -149,28 +149,19 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPrefere
     )
 
 
-def model_access(
-    agent: AgentName, settings: ExecutorSettings, preferences: AgentPreferences
-) -> tuple[Secret | None, str | None, str | None]:
-    """The model key, base URL and model that the deployment gives the agent.
+def model_access(agent: AgentName, settings: ExecutorSettings, preferences: AgentPreferences) -> ModelAccess:
+    """What the deployment gives the agent: its key, base URL and model, or nothing to users with their own access.
 
-    They belong together. Where the user brings any of it, they bring it all: our key goes to no address but ours.
-    Raises RunFailed when there is no key, neither theirs nor ours.
+    The three belong together: the deployment's key must not be sent to an address of the user's.
+    Raises RunFailed (`model_key_missing`) when neither has a key.
     """
     if preferences.model_access:
-        return None, None, None
-    key, name, base_url, model = {
-        AgentName.CLAUDE: (
-            settings.anthropic_api_key,
-            "ANTHROPIC_API_KEY",
-            settings.anthropic_base_url,
-            settings.claude_model,
-        ),
-        AgentName.CODEX: (settings.openai_api_key, "OPENAI_API_KEY", settings.openai_base_url, settings.codex_model),
-    }[agent]
-    if key is None:
-        raise RunFailed(f"Missing required environment variables: {name}", error_code="model_key_missing")
-    return key, base_url, model
+        return ModelAccess()
+    access = settings.models[agent]
+    if access.key is None:
+        variable = agent.profile.key_variable
+        raise RunFailed(f"Missing required environment variables: {variable}", error_code="model_key_missing")
+    return access
 
 
 def _seconds_left(run: Run, ports: Ports) -> int:
@@ -183,7 +174,7 @@ def _seconds_left(run: Run, ports: Ports) -> int:
 
 def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | None]:
     """Why the run fails, as code and sentence; two None when the agent did its work."""
-    agent = AGENTS[run.agent]
+    title = run.agent.profile.short_title
     result = seen.reader.result
     if result is not None and result.ok:
         return None, None
@@ -193,25 +184,25 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
         return COST_LIMIT, dear
     match seen.state.ended_by:
         case "timeout":
-            return "timeout", _timed_out(agent, run, ports)
+            return "timeout", _timed_out(run, ports)
         case "idle":
             idle_s = ports.settings.agent_idle_timeout_s
-            return "agent_idle", f"{agent.title} agent was stopped: it printed nothing for {idle_s} seconds."
+            return "agent_idle", f"{title} agent was stopped: it printed nothing for {idle_s} seconds."
         case "crash" if result is None:
             again = "Retry the task, or send a follow-up to continue."
-            return "agent_interrupted", f"{agent.title} agent was interrupted: {RESTARTED}. {again}"
+            return "agent_interrupted", f"{title} agent was interrupted: {RESTARTED}. {again}"
         case "output_limit":
-            return "agent_output_limit", f"{agent.title} agent was stopped: it printed too much."
+            return "agent_output_limit", f"{title} agent was stopped: it printed too much."
         case "stop" if result is None and run.seq >= ports.settings.max_steps:
-            return "too_many_steps", f"{agent.title} agent was stopped: the task took {run.seq} steps."
+            return "too_many_steps", f"{title} agent was stopped: the task took {run.seq} steps."
         case "stop" if result is None:  # by us, at the deadline
-            return "timeout", _timed_out(agent, run, ports)
+            return "timeout", _timed_out(run, ports)
     if result is not None:
-        return result.error_code or "agent_failed", f"{agent.title} agent failed: {result.text or 'Unknown error'}"
+        return result.error_code or "agent_failed", f"{title} agent failed: {result.text or 'Unknown error'}"
     if seen.state.exit_code == 0:
-        return "agent_no_result", f"{agent.title} agent failed: it ended without a result."
+        return "agent_no_result", f"{title} agent failed: it ended without a result."
     reason = seen.reader.checkout.text(seen.state.stderr_tail.strip())[-1000:] or _unsaid(seen.state)
-    return "agent_failed", f"{agent.title} agent failed: {reason}"
+    return "agent_failed", f"{title} agent failed: {reason}"
 
 
 def _unsaid(state: JobState) -> str:
@@ -220,6 +211,6 @@ def _unsaid(state: JobState) -> str:
     return "Unknown error"
 
 
-def _timed_out(agent: Agent, run: Run, ports: Ports) -> str:
+def _timed_out(run: Run, ports: Ports) -> str:
     ran_for = ports.now() - run.started_at if run.started_at else timedelta()
-    return f"{agent.title} agent timed out after {int(ran_for.total_seconds())} seconds"
+    return f"{run.agent.profile.short_title} agent timed out after {int(ran_for.total_seconds())} seconds"

@@ -44,7 +44,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str, Any]) -> dict[str, Any]:
     """Where the reading of the agent's output will start: what the agent itself does not tell."""
     preferences, _ = secrets.preferences()
-    _, _, model = model_access(run.agent, ports.settings, preferences)
+    model = model_access(run.agent, ports.settings, preferences).model
     start = ReaderState.start(
         workdir=cloned["work_tree"], real_workdir=cloned.get("real_work_tree", ""), model=run.model or model
     )

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 
-from functions.executor.agents import AGENTS
 from functions.executor.jobs import JobSpec, JobState, RunFolder
 from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
 from functions.executor.phases.handover import was_in_sandbox
@@ -11,7 +10,7 @@ from functions.executor.phases.reports import report_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import AppError
-from shared.domain.run import AgentName, Run
+from shared.domain.run import Run
 from shared.domain.secret import Secret
 from shared.observability import get_logger
 
@@ -35,16 +34,13 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> boo
 def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> JobSpec:
     preferences, _ = secrets.preferences()
     # Ours whatever the preferences say now: they may have changed since the agent was started with it.
-    ours = {
-        AgentName.CLAUDE: ports.settings.anthropic_api_key,
-        AgentName.CODEX: ports.settings.openai_api_key,
-    }[run.agent]
+    ours = ports.settings.models[run.agent].key
     # What never came into the sandbox is not brought there now.
     if not was_in_sandbox(folder, AGENT_JOB, ports):
         ours = None
     token = secrets.git_token() if was_in_sandbox(folder, CLONE_JOB, ports) else None
     users = [*preferences.secrets(), token]
-    spec = {"files": AGENTS[run.agent].secret_files, "work_tree": WORK_TREE}
+    spec = {"files": run.agent.profile.secret_files, "work_tree": WORK_TREE}
     return JobSpec(
         argv=("forget.py", f"{JOB}/spec.json"),
         user="root",

@@ -16,15 +16,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from functions.executor.agents import AGENTS
 from functions.executor.errors import InjectionUnavailable, SandboxGone
 from functions.executor.jobs import RunFolder
 from functions.executor.phases.bench import repository_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from shared.domain.agents import AgentName
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import (
-    MODEL_HOSTS,
     OPEN_NETWORK,
     HeaderRule,
     SandboxNetwork,
@@ -33,7 +32,7 @@ from shared.domain.network import (
     takes_headers,
 )
 from shared.domain.repository import Repository
-from shared.domain.run import Advance, AgentName, Outcome, Phase, Run
+from shared.domain.run import Advance, Outcome, Phase, Run
 from shared.domain.secret import Secret
 from shared.observability import get_logger, register_secret
 
@@ -67,7 +66,7 @@ def network_of(run: Run, ports: Ports, secrets: StepSecrets) -> SandboxNetwork:
     return restricted_network(
         repository_origin=repository_of(run, ports).origin,
         agent=run.agent,
-        base_url=_base_url(run.agent, ports),
+        base_url=settings.models[run.agent].base_url,
         preferences=secrets.preferences()[0],
         registries=settings.sandbox_registries,
         project_hosts=secrets.project_network()[0],
@@ -88,7 +87,7 @@ def model_key(
     """Variables for the agent in which it finds the deployment's key: plain ones, and secret ones."""
     if key is None:
         return {}, {}
-    header, scheme = AGENTS[run.agent].key_header
+    header, scheme = run.agent.profile.key_header
     grant = Grant(origin=_model_origin(run.agent, ports), header=header, scheme=scheme, value=key)
     if _by_egress(grant, run, ports, secrets):
         return {**TRUSTING_E2B, **dict.fromkeys(names, STAND_IN)}, {}
@@ -182,9 +181,4 @@ def _name(run: Run) -> str:
 
 
 def _model_origin(agent: AgentName, ports: Ports) -> str:
-    return _base_url(agent, ports) or f"https://{MODEL_HOSTS[agent]}"
-
-
-def _base_url(agent: AgentName, ports: Ports) -> str | None:
-    settings = ports.settings
-    return {AgentName.CLAUDE: settings.anthropic_base_url, AgentName.CODEX: settings.openai_base_url}[agent]
+    return ports.settings.models[agent].base_url or agent.profile.base_url

@@ -30,7 +30,7 @@ MAX_RESUMES = 3
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Resume the sandbox that was kept, or find or create one; bring our programs into it, close it, save its id."""
     preferences, problems = secrets.preferences()
-    _, _, model = model_access(run.agent, ports.settings, preferences)  # a run that cannot succeed costs no sandbox
+    model = model_access(run.agent, ports.settings, preferences).model  # a run that cannot succeed costs no sandbox
     network = network_of(run, ports, secrets)
     unsound = (*secrets.project_env()[1], *secrets.project_network()[1])
     warnings = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.agents import ReaderState
 from shared.config import ExecutorSettings
 from shared.domain.run import Event, Run
 
@@ -47,4 +47,5 @@ def too_dear(run: Run, usage: Mapping[str, Any], settings: ExecutorSettings) -> 
     digits = 2 if limit >= 1 else 4
     # Rounded up, so that it never looks like the limit; but not for what floats are off by.
     shown = math.ceil(round(cost * 10**digits, 3)) / 10**digits
-    return f"{AGENTS[run.agent].title} agent was stopped: it cost ${shown:.{digits}f} of at most ${limit:.{digits}f}."
+    title = run.agent.profile.short_title
+    return f"{title} agent was stopped: it cost ${shown:.{digits}f} of at most ${limit:.{digits}f}."

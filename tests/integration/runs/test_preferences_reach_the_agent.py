@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from shared.domain.preferences import SECTIONS
+from shared.domain.agents import AgentName
 from tests.fixtures.agents.cli import KEY, running_model
 
 AGENTS = ("claude", "codex")
@@ -44,7 +44,7 @@ def run_with(lab):
     def run_with(agent, prompt, credentials=None, **env):
         _, url = lab.repository()
         client = lab.user()
-        preferences = {SECTIONS[agent]: {"env": env, "credentials": credentials}}
+        preferences = {AgentName(agent).profile.section: {"env": env, "credentials": credentials}}
         lab.sql("update users set preferences = %s::jsonb where id = %s", json.dumps(preferences), client.user_id)
         task = lab.finished(client, lab.start(client, prompt, url, agent=agent))
         events = client.events(task["id"], after=0)

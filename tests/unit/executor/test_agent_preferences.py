@@ -6,13 +6,13 @@ from io import StringIO
 
 import pytest
 
-from functions.executor.agents import AGENTS, AgentFailure
+from functions.executor.agents import AgentFailure
 from functions.executor.agents.failures import classify
 from functions.executor.phases.provisioning import MAX_WARNINGS
 from functions.executor.step import logger
+from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
-from shared.domain.preferences import SECTIONS
-from shared.domain.run import AgentName, Phase
+from shared.domain.run import Phase
 from tests.fakes.executor import (
     ANTHROPIC_KEY,
     CLAUDE_INIT,
@@ -33,7 +33,7 @@ LOGIN = {"claudeAiOauth": {"accessToken": "access-of-the-user", "refreshToken": 
 
 def start(world, agent=AgentName.CLAUDE, credentials=None, **env):
     """A run of a user with these preferences."""
-    world.database.preferences[USER] = {SECTIONS[agent]: {"env": env, "credentials": credentials}}
+    world.database.preferences[USER] = {agent.profile.section: {"env": env, "credentials": credentials}}
     world.start(user_id=USER, agent=agent)
 
 
@@ -136,10 +136,10 @@ ACCESS = [
 def test_who_brings_any_access_of_their_own_gets_none_of_the_deployments(
     world, agent, env, credentials, deployment_has_a_key
 ):
-    gateways = {"anthropic_base_url": "https://gateway.example", "openai_base_url": "https://gateway.example/v1"}
-    world.set(**gateways)
-    if not deployment_has_a_key:
-        world.set(anthropic_api_key=None, openai_api_key=None)
+    for each in AgentName:
+        world.set_model(each, base_url="https://gateway.example")
+        if not deployment_has_a_key:
+            world.set_model(each, key=None)
     start(world, agent, credentials, **env)
 
     box = started(world)
@@ -165,7 +165,7 @@ def test_an_empty_field_for_a_key_leaves_the_deployments_in_its_place(world):
 
 
 def test_a_deployment_without_a_key_still_fails_whoever_brings_none(world):
-    world.set(anthropic_api_key=None)
+    world.set_model(AgentName.CLAUDE, key=None)
     start(world, MY_FLAG="on")
 
     world.run()
@@ -356,7 +356,3 @@ def test_a_step_that_cannot_learn_the_secrets_stores_nothing_and_is_taken_again(
     assert world.task["status"] == "completed"
     assert world.task["git_diff"] == f"+{CLEANED}\n"
     assert not any(secret in stored(world) for secret in SECRETS.values())
-
-
-def test_every_agent_says_where_its_preferences_stand():
-    assert set(SECTIONS) == set(AGENTS)

@@ -8,6 +8,7 @@ import pytest
 from functions.executor.errors import BrokenProgram, CommandFailed, disk_full, failed_command
 from functions.executor.jobs import RunFolder
 from functions.executor.step import MAX_ATTEMPTS, MAX_SURPRISES, OUR_FAULT, logger
+from shared.domain.agents import AgentName
 from shared.domain.errors import Misconfigured, NotAuthenticated, RunFailed, TooMany, Unavailable
 from shared.domain.run import Phase, RunStatus
 from tests.fakes.executor import CLAUDE_INIT, Script, World, claude_result, claude_says, collected, collects, prints
@@ -354,17 +355,14 @@ def test_what_e2b_refuses_for_good_fails_the_run_with_its_sentence(world, error,
     assert (world.task["status"], world.task["error"], world.run_row["error_code"]) == ("failed", str(error), code)
 
 
-@pytest.mark.parametrize(
-    ("agent", "setting", "variable"),
-    [("claude", "anthropic_api_key", "ANTHROPIC_API_KEY"), ("codex", "openai_api_key", "OPENAI_API_KEY")],
-)
-def test_a_run_without_a_model_key_costs_no_sandbox(world, agent, setting, variable):
-    world.set(**{setting: None})
+@pytest.mark.parametrize("agent", AgentName)
+def test_a_run_without_a_model_key_costs_no_sandbox(world, agent):
+    world.set_model(agent, key=None)
     world.start(agent=agent)
 
     world.run()
 
-    assert world.task["error"] == f"Missing required environment variables: {variable}"
+    assert world.task["error"] == f"Missing required environment variables: {agent.profile.key_variable}"
     assert world.run_row["error_code"] == "model_key_missing"
     assert world.sandboxes.created == []
 

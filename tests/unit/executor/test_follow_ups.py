@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.executor import (
@@ -99,7 +100,7 @@ def test_our_key_is_forgotten_also_where_the_user_has_brought_one_since(world):
 
 
 def test_work_is_kept_also_where_the_user_has_taken_the_only_key_away_since(world):
-    world.set(anthropic_api_key=None)
+    world.set_model(AgentName.CLAUDE, key=None)
     user_id = world.start().user_id
     world.database.preferences[user_id] = USERS_KEY
     world.until(Phase.COLLECTING)

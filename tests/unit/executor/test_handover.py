@@ -7,9 +7,10 @@ import pytest
 
 from functions.executor.phases.handover import CA_BUNDLE, STAND_IN
 from functions.executor.reaper import reap
+from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule
-from shared.domain.run import AgentName, Phase
+from shared.domain.run import Phase
 from tests.fakes.executor import ANTHROPIC_KEY, GIT_TOKEN, OPENAI_KEY, World, clone_failed
 from tests.fakes.sandboxes import StoredSecret
 
@@ -257,7 +258,8 @@ def test_the_setting_file_asks_e2b_for_nothing(world):
 
 def test_addresses_without_https_or_a_name_take_files_whatever_the_setting(world):
     repositories = frozenset({"http://127.0.0.1:4000"})
-    world.set(sandbox_secrets="egress", repo_origins=repositories, anthropic_base_url=GATEWAY)
+    world.set(sandbox_secrets="egress", repo_origins=repositories)
+    world.set_model(AgentName.CLAUDE, base_url=GATEWAY)
     world.start(repo_url="http://127.0.0.1:4000/o/r")
     world.run_to_end()
 

@@ -8,7 +8,8 @@ import pytest
 from functions.executor import jobs
 from functions.executor.jobs import RunFolder
 from functions.executor.step import OUR_FAULT
-from shared.domain.run import AgentName, Phase
+from shared.domain.agents import AgentName
+from shared.domain.run import Phase
 from tests.fakes.executor import (
     BASE_COMMIT,
     CLAUDE_INIT,

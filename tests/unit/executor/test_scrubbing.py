@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from functions.executor.agents import AGENTS, ReaderState
+from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.step import logger
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import RunFailed
@@ -276,7 +276,7 @@ def test_a_half_line_that_holds_a_secret_does_not_break_the_reading_of_its_other
 
 
 @pytest.mark.parametrize("half", ["A", "QUJ[REDACTED]", "[REDACTED]QUJDRA"])
-@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize("agent", DRIVERS.values(), ids=DRIVERS)
 def test_a_half_line_that_scrubbing_has_made_unreadable_is_dropped(agent, half):
     events, state = agent.read(b"{}\n", ReaderState(unfinished_line=half))
 

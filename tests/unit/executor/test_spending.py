@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from shared.domain.run import AgentName, Phase
+from shared.domain.agents import AgentName
+from shared.domain.run import Phase
 from tests.fakes.executor import (
     CLAUDE_INIT,
     SESSION,

@@ -1,4 +1,4 @@
-"""What the executor asks of an agent: the command that starts it, and what its output says."""
+"""What the executor needs of an agent's driver: the command that starts it, and what its output says."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from functions.executor.agents.checkout import Checkout
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
-from shared.domain.run import AgentName, Event
+from shared.domain.run import Event
 from shared.domain.secret import Secret
 
 
@@ -42,7 +42,7 @@ class AgentCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentResult:
-    """How the agent says it ended. `text` is its last word, or the provider's words about the failure."""
+    """How the agent says it ended. `text` is its last message, or the provider's message about the failure."""
 
     ok: bool
     text: str
@@ -55,7 +55,7 @@ class AgentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderState:
-    """What must be remembered between two looks at an agent's output. Plain JSON, by `to_json`."""
+    """What must be remembered between two looks at an agent's output; `to_json` makes plain JSON of it."""
 
     workdir: str = ""  # the checkout, so that events can name its files as the repository does
     real_workdir: str = ""  # the same without symbolic links, where there are any on the way
@@ -68,7 +68,7 @@ class ReaderState:
     result: AgentResult | None = None  # set: the agent is done, even where its process hangs on
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run so far
     cost_usd: float | None = 0.0  # what they cost; None as soon as a model's price is not known
-    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # what of it the last messages were, by id
+    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # tokens of the last messages, by id
     told: Mapping[str, float] = field(
         default_factory=dict
     )  # of `usage` and `cost_usd`, in the last event; see spending.py
@@ -93,7 +93,7 @@ class ReaderState:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ReaderState":
-        """The state that `to_json` gave; fields that are new or gone since then do not matter."""
+        """The state that `to_json` gave. It may lack fields, and have some that no longer exist."""
         known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
         if known.get("result"):
             known["result"] = AgentResult(**known["result"])
@@ -115,36 +115,18 @@ class ReaderState:
         return replace(self, usage=usage, cost_usd=round(self.cost_usd + cost_usd, 6))
 
     def ended(self, result: AgentResult) -> "tuple[list[Event], ReaderState]":
-        """The agent's own last word, on what it cost, too."""
+        """The event and the state of an agent that has ended; its own count of tokens and cost replaces ours."""
         ended = replace(self, result=result, usage=result.usage, cost_usd=result.cost_usd)
         return [Event("result", asdict(result))], ended
 
 
-@lru_cache(maxsize=16)  # each line asks for it, and it has a pattern to compile
+@lru_cache(maxsize=16)  # each line needs it, and it compiles a pattern
 def _checkout(workdir: str, real_workdir: str) -> Checkout:
     return Checkout.at(workdir, real_workdir)
 
 
-class Agent(Protocol):
-    """One of the programs that can work on a task."""
-
-    @property
-    def name(self) -> AgentName: ...
-
-    @property
-    def title(self) -> str:
-        """Its name in the sentences a person reads: "<title> agent failed: …"."""
-        ...
-
-    @property
-    def key_header(self) -> tuple[str, str]:
-        """Where its program puts the model key: the header, and what stands there before it."""
-        ...
-
-    @property
-    def secret_files(self) -> tuple[str, ...]:
-        """The paths below the home where its command may want `home_files`."""
-        ...
+class AgentDriver(Protocol):
+    """How one agent's program is started, and what its output means. Its module has it as `DRIVER`."""
 
     def command(
         self,
@@ -158,26 +140,26 @@ class Agent(Protocol):
     ) -> AgentCommand:
         """How to start it. None leaves the choice to the program; `resume` is the `session_id` to continue.
 
-        Where `preferences` bring an access to a model of their own, there must be no `base_url`.
+        There must be no `base_url` where `preferences` bring access to a model.
         """
         ...
 
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
-        """What the next bytes of its standard output say. Never raises, whatever they are."""
+        """The events in the next bytes of its standard output. Never raises, whatever they are."""
         ...
 
-    def diary(self, state: ReaderState) -> "Diary | None":
-        """Where its program keeps the count of tokens that its output shows only at the end; None: nowhere."""
+    def usage_log(self, state: ReaderState) -> "UsageLog | None":
+        """Where its program counts tokens while it works; None where its output does."""
         ...
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
-        """What a line of the diary says of tokens. Never raises, whatever it is."""
+    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:
+        """The state with the tokens of this line of the usage log. Never raises, whatever the line is."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Diary:
-    """A file below its home, by a pattern, that an agent's program appends to. The last line with `word` counts."""
+class UsageLog:
+    """A file that an agent's program appends to: a glob pattern below its home. The last line with `word` counts."""
 
     pattern: str
     word: str

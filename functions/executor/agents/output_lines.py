@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from functions.executor.agents.agent import ReaderState
+from functions.executor.agents.driver import ReaderState
 from shared.domain.run import Event
 
 Json = dict[str, Any]
