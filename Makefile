@@ -79,10 +79,11 @@ lint: $(DEV)
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) tools.plain_english
 
 .PHONY: openapi
-openapi: $(LOCAL) ## Write docs/openapi.json, the API's description, anew
-	$(RUN) functions.api.openapi > docs/openapi.json
+openapi: $(LOCAL) ## Write docs/openapi.json, the OpenAPI description of the API
+	$(RUN) functions.api.document > docs/openapi.json
 
 # ----------------------------------------------------------------------------------------------------------- deploying
 
@@ -100,7 +101,7 @@ deploy: build ## Deploy to your AWS account with the settings of samconfig.toml 
 	$(SAM) deploy --config-env $(STAGE)
 
 .PHONY: replay
-replay: $(LOCAL) ## Have the runs done again that were given up, once what broke is mended (STAGE=dev|prod)
+replay: $(LOCAL) ## Start the runs again that failed with an internal error, once its cause is fixed (STAGE=dev|prod)
 	@exec $(WITH_DOTENV) functions.executor.replay --stack async-code-$(STAGE)
 
 .PHONY: sandbox
@@ -155,7 +156,7 @@ build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction: $(PACKAGE
 # --------------------------------------------------------------------------------------------------------- maintenance
 
 .PHONY: lock
-lock: .local/uv/bin/uv ## Pin the packages that the *.in files ask for anew
+lock: .local/uv/bin/uv ## Pin the packages of the *.in files again
 	@for name in functions/api/requirements functions/executor/requirements requirements-local requirements-dev; do \
 		echo "$$name.txt"; .local/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header \
 			$(if $(UPGRADE),--upgrade) $$name.in --output-file $$name.txt || exit 1; \

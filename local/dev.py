@@ -80,12 +80,12 @@ def _welcome(stack: Stack, console: Console, settings: Settings) -> None:
 
 def _github_line(stack: Stack) -> str:
     if not stack.local_github:
-        return "the real one; type a token of yours into the frontend's settings"
+        return "the real one; enter your own token in the frontend's settings"
     return f"{stack.github_url}  (token for the frontend's settings: {github_token(stack)})"
 
 
 def _curl_lines(stack: Stack, api_token: str, repository: Published) -> str:
-    git_token = {"github_token": github_token(stack) if stack.local_github else "<a GitHub token of yours>"}
+    git_token = {"github_token": github_token(stack) if stack.local_github else "<your GitHub token>"}
     body = {
         "prompt": PROMPT,
         "repo_url": repository.url,

@@ -180,7 +180,7 @@ def powerless_root(facts: Facts) -> str | None:
         return None
     if facts.account is None:
         return (
-            "PostgreSQL refuses to run as root, and this system has no user postgres or nobody to run it: "
+            "PostgreSQL refuses to run as root, and this system has no user `postgres` or `nobody` to run it: "
             "start as an ordinary user."
         )
     held = facts.capabilities

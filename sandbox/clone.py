@@ -344,7 +344,7 @@ def moved_to(spec: Spec, token: str) -> str:
         location = answer.headers.get("Location") or ""
         answer.close()
     except OSError as error:
-        raise CloneError("failed", f"The repository has moved, and nobody tells where: {error}") from None
+        raise CloneError("failed", f"The repository has moved to an unknown address: {error}") from None
     url = location.partition("/info/refs")[0]
     if not url.startswith(f"{spec.origin}/"):
         raise CloneError("refused", "The repository has moved to another server, which must not see the token.")

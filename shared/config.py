@@ -98,7 +98,7 @@ class ApiSettings:
         if settings.github_api_url.startswith("http://") and not _LOOPBACK.fullmatch(settings.github_api_url):
             read.problem("GITHUB_API_URL may be http:// only on this machine itself: tokens travel to it")
         if environment == PRODUCTION and settings.token_exchange == "compat":
-            read.problem("TOKEN_EXCHANGE=compat hands anybody's token to anybody: not with ENVIRONMENT=production")
+            read.problem("TOKEN_EXCHANGE=compat issues tokens without proof: not with ENVIRONMENT=production")
         read.finish()
         return settings
 

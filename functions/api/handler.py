@@ -1,4 +1,4 @@
-"""The Lambda entry of the API: an HTTP API event in, an answer out."""
+"""The Lambda entry of the API: an HTTP API event in, a response out."""
 
 from typing import Any
 
@@ -25,5 +25,5 @@ asgi = Mangum(create_app(settings), lifespan="off")
 
 @logger.inject_lambda_context(correlation_id_path=correlation_paths.API_GATEWAY_HTTP, clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer one request."""
+    """The response to one request, as API Gateway expects it."""
     return asgi(event, context)  # type: ignore[arg-type]

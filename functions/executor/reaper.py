@@ -17,7 +17,7 @@ SANDBOX_GRACE = timedelta(minutes=5)
 PER_QUERY = 100
 # A run whose step ended so long ago has a sandbox that E2B's list shows.
 LIST_GRACE_S = 120
-ORPHANED = "Nobody works on this task any more. Start it again."
+ORPHANED = "This task is no longer running. Start it again."
 
 
 @logger.inject_lambda_context(clear_state=True)

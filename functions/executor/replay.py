@@ -76,7 +76,7 @@ def _queues_of(stack: str) -> tuple[str, str]:
     try:
         return outputs["ReplayQueueUrl"], outputs["TaskQueueUrl"]
     except KeyError:
-        raise Misconfigured(f"The stack {stack} has no replay queue. Deploy it anew first.") from None
+        raise Misconfigured(f"The stack {stack} has no replay queue. Deploy it again first.") from None
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def speaking_our_errors(*, creating: bool = False, refusal: Callable[[str], AppE
     except (SandboxException, SecretException) as error:
         if refusal and is_final(status_of(error)):
             raise refusal(str(error)) from error
-        raise Unavailable("The sandbox does not answer now.", reason=str(error)) from error
+        raise Unavailable("The sandbox is not responding.", reason=str(error)) from error
     except Exception as error:
-        raise Unavailable("The sandbox service does not answer now.", reason=type(error).__name__) from error
+        raise Unavailable("The sandbox service is not responding.", reason=type(error).__name__) from error
 
 
 @contextmanager

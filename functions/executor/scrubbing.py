@@ -19,9 +19,7 @@ from shared.domain.secret import SealedFor, Secret
 from shared.observability import register_secret
 
 NUL = "\x00"  # PostgreSQL stores it in neither text nor jsonb
-TAKEN_OUT = (
-    "A secret that this run was given stood in the changes. It is replaced by [REDACTED] in all that is stored of them."
-)
+TAKEN_OUT = "The changes contained a secret of this run. It is replaced by [REDACTED] in everything that is stored."
 
 
 class StepSecrets:

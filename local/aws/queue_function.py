@@ -127,7 +127,7 @@ def _receive_or_wait(mapping: EventSourceMapping) -> "Sequence[MessageTypeDef]":
     try:
         return mapping.receive()
     except (BotoCoreError, ClientError) as error:
-        logger.warning("The queue does not answer (%s).", type(error).__name__)
+        logger.warning("The queue is not responding (%s).", type(error).__name__)
         time.sleep(RETRY_AFTER_S)
         return []
 

@@ -61,7 +61,7 @@ def shared_places(account: Account) -> list[Path]:
 def check_is_ours(path: Path) -> None:
     """Refuse a folder in a shared place that another user put there, or may write to."""
     if not is_ours(path):
-        raise PostgresError(f"{path} exists but is not a folder of ours. Remove it and start again.")
+        raise PostgresError(f"{path} exists but can be changed by another user. Remove it and start again.")
 
 
 def is_ours(path: Path) -> bool:

@@ -60,7 +60,7 @@ def _speaking_our_errors() -> Iterator[None]:
     except AuthApiError as error:
         raise _our_error(error) from error
     except (AuthError, ValueError) as error:  # no answer, or one that is none
-        raise Unavailable("The sign-in service does not answer now. Try again.", reason=type(error).__name__) from error
+        raise Unavailable("The sign-in service is not responding. Try again.", reason=type(error).__name__) from error
 
 
 def _our_error(error: AuthApiError) -> AppError:
@@ -74,4 +74,4 @@ def _our_error(error: AuthApiError) -> AppError:
             return Misconfigured("The sign-in service refuses SUPABASE_SECRET_KEY.", **context)
         case 400 | 422:
             return InvalidInput("The sign-in service does not accept this user.", **context)
-    return Unavailable("The sign-in service does not answer properly now. Try again.", **context)
+    return Unavailable("The sign-in service returned an unexpected response. Try again.", **context)

@@ -96,7 +96,7 @@ class HttpGitHub:
         """All files by their paths. Raises Conflict when they are too many for one answer (100,000)."""
         entries, is_cut = self._ask("GET", f"{_path(repository, 'git/trees', tree_id)}?recursive=1", _entries)
         if is_cut:
-            raise Conflict("The repository has too many files to put a patch on it. Run the task again.")
+            raise Conflict("The repository has too many files to apply a patch. Run the task again.")
         return entries
 
     def blob(self, repository: Repository, entry: TreeEntry) -> bytes:
@@ -189,7 +189,7 @@ class HttpGitHub:
     def _send(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
         left = self._until - time.monotonic()
         if left <= 0:
-            raise Unavailable("GitHub takes too long to answer now. Try again.")
+            raise Unavailable("GitHub takes too long to respond. Try again.")
         try:
             response = self._http.request(
                 method,
@@ -205,7 +205,7 @@ class HttpGitHub:
                 follow_redirects=True,  # a renamed repository answers with its new address
             )
         except httpx.HTTPError as error:
-            raise Unavailable("GitHub does not answer now. Try again.", reason=type(error).__name__) from error
+            raise Unavailable("GitHub is not responding. Try again.", reason=type(error).__name__) from error
         if response.is_success:
             return response
         raise _refusal(response, self._token)
@@ -267,7 +267,7 @@ def _read(response: httpx.Response, read: Callable[[Any], T]) -> T:
     try:
         return read(response.json())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Unavailable("GitHub does not answer properly now. Try again.", reason=type(error).__name__) from error
+        raise Unavailable("GitHub returned an unexpected response. Try again.", reason=type(error).__name__) from error
 
 
 def _id(answer: Json) -> str:
@@ -312,13 +312,13 @@ def _pull_request(answer: Json) -> PullRequest:
 def _refusal(response: httpx.Response, token: Secret) -> AppError:
     status, reason = response.status_code, _reason(response, token)
     if status >= 500:
-        return Unavailable("GitHub does not answer properly now. Try again.", status=status, reason=reason)
+        return Unavailable("GitHub returned an unexpected response. Try again.", status=status, reason=reason)
     if status == 401:
         return TokenRefused(f"GitHub does not accept the token: {reason}")
     spent = response.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in response.headers
     spent = spent or "secondary rate limit" in reason.lower()  # which may come without either header
     if status == 429 or (status == 403 and spent):
-        text = "GitHub accepts no more requests of this token for now. Try again later."
+        text = "The token has reached GitHub's rate limit. Try again later."
         return TooMany(text, retry_after_s=_retry_after_s(response.headers), code="github_rate_limited", reason=reason)
     return GitHubRefused(status, reason)
 

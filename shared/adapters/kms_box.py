@@ -39,7 +39,7 @@ class KmsBox:
     def open(self, sealed: Sealed, owner: SealedFor) -> Secret:
         """Raises CannotOpen when it was sealed for another owner or key, Unavailable, Misconfigured."""
         if sealed.alg != ALG:
-            raise CannotOpen("The stored secret was sealed by a key that is not known here.", key_id=sealed.key_id)
+            raise CannotOpen("The stored secret was encrypted with an unknown key.", key_id=sealed.key_id)
         try:
             blob = base64.b64decode(sealed.ciphertext, validate=True)
             # Our key, not the one that the row names: a row may have been written by anybody who can write rows.
@@ -57,4 +57,4 @@ def _our_error(error: ClientError | BotoCoreError) -> CannotOpen | Misconfigured
         return CannotOpen("The stored secret does not belong to this owner, or was changed.", aws_code=code)
     if code in _OUR_MISTAKES:
         return Misconfigured("The key for stored secrets cannot be used by this function.", aws_code=code)
-    return Unavailable("The key service does not answer now. Try again.", aws_code=code)
+    return Unavailable("The key service is not responding. Try again.", aws_code=code)

@@ -45,7 +45,7 @@ class LocalBox:
         """Raises CannotOpen when it was sealed for another owner or by an unknown key."""
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None or sealed.alg != ALG:
-            raise CannotOpen("The stored secret was sealed by a key that is not known here.", key_id=sealed.key_id)
+            raise CannotOpen("The stored secret was encrypted with an unknown key.", key_id=sealed.key_id)
         try:
             raw = base64.b64decode(sealed.ciphertext, validate=True)
             return Secret(cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound_to(owner)).decode())

@@ -63,7 +63,7 @@ _KINDS: dict[str, tuple[type[AppError], str]] = {
     "PT400": (InvalidInput, "The request cannot be accepted."),
     "PT401": (NotAuthenticated, "Sign in first."),
     "PT404": (NotFound, "Not found."),
-    "PT409": (Conflict, "It changed in the meantime."),
+    "PT409": (Conflict, "Another request has changed it."),
     "PT429": (TooMany, "A limit is reached. Try again later."),
     "PGRST116": (NotFound, "Not found."),
     "PGRST301": (NotAuthenticated, "The session has expired. Sign in again."),
@@ -77,17 +77,17 @@ _KINDS: dict[str, tuple[type[AppError], str]] = {
     "PGRST202": (Misconfigured, "The database lacks a function. Apply the migrations."),
     "PGRST205": (Misconfigured, "The database lacks a table. Apply the migrations."),
 }
-_UNKNOWN = (Unavailable, "The database does not answer properly now. Try again.")
+_UNKNOWN = (Unavailable, "The database returned an unexpected response. Try again.")
 
 # The messages by which our functions tell the cases of a SQLSTATE apart. Each becomes the error's `code`; its details,
 # a JSON object, are shown.
 _CASES = {
-    "chat_full": "The chat of this task is full. Go on in another task.",
-    "idempotency_key_reused": "Something else was asked under this Idempotency-Key. Take another key.",
-    "max_duration_too_long": "max_duration_s is more than a task may take here.",
-    "nothing_to_retry": "The task has never been run here. Start it as a new task.",
-    "run_active": "The task is being worked on. Wait for it to end, or cancel it first.",
-    "task_ended": "The task has ended already.",
+    "chat_full": "The chat of this task is full. Continue in another task.",
+    "idempotency_key_reused": "This Idempotency-Key was used for a different request. Use another key.",
+    "max_duration_too_long": "max_duration_s is above the maximum of this deployment.",
+    "nothing_to_retry": "The task has never run. Start it as a new task.",
+    "run_active": "The task is active. Wait for it to end, or cancel it first.",
+    "task_ended": "The task has already ended.",
     "too_many_active_runs": "Too many tasks are active. Wait for one to end, then try again.",
     "too_many_starts": "Too many tasks were started within an hour. Try again later.",
 }
@@ -104,7 +104,7 @@ def speaking_our_errors(messages: Mapping[str, str] | None = None) -> Iterator[N
     except APIError as error:
         raise _our_error(error, messages or {}) from error
     except (httpx.HTTPError, json.JSONDecodeError) as error:
-        raise Unavailable("The database does not answer now. Try again.", reason=type(error).__name__) from error
+        raise Unavailable("The database is not responding. Try again.", reason=type(error).__name__) from error
 
 
 def _our_error(error: APIError, messages: Mapping[str, str]) -> AppError:

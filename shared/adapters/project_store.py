@@ -72,7 +72,7 @@ class SupabaseProjectStore:
 
 def project_exists(full_name: str, known: list[Row]) -> Conflict:
     """`known`: id and name of the projects of `owner/name`: one, unless it is on two hosts or was deleted just now."""
-    sentence = f"You have a project of {full_name} already"
+    sentence = f"You already have a project for {full_name}"
     if len(known) != 1:
         return Conflict(f"{sentence}.", code="project_exists")
     return Conflict(f"{sentence}: {known[0]['name']}", code="project_exists", shown={"project_id": known[0]["id"]})

@@ -41,6 +41,6 @@ class SqsRunQueue:
             code = error.response.get("Error", {}).get("Code", "")
             if code in _OUR_MISTAKES:
                 raise Misconfigured("The task queue cannot be used by this function.", aws_code=code) from error
-            raise Unavailable("The task queue does not answer now.", aws_code=code) from error
+            raise Unavailable("The task queue is not responding.", aws_code=code) from error
         except BotoCoreError as error:
-            raise Unavailable("The task queue does not answer now.", reason=type(error).__name__) from error
+            raise Unavailable("The task queue is not responding.", reason=type(error).__name__) from error

@@ -96,7 +96,7 @@ class SupabaseApiKeyStore:
             "p_hint": hint,
             "p_expires_at": expires_at.isoformat() if expires_at else None,
         }
-        with speaking_our_errors({"PT409": "You have 50 API keys, as many as one may have. Revoke one first."}):
+        with speaking_our_errors({"PT409": "You have 50 API keys, the maximum. Revoke one first."}):
             row: Row = call(self._client, "create_api_key", arguments)
             return row
 

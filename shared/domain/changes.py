@@ -134,4 +134,4 @@ def _check_room(put: Mapping[str, File], kept: Collection[str]) -> None:
 
 
 def _changed_since(path: str) -> PatchConflict:
-    return PatchConflict(f"{path} has changed since the agent saw it. Run the task again on the present branch.")
+    return PatchConflict(f"{path} has changed since the agent saw it. Run the task again on the current branch.")

@@ -7,11 +7,11 @@ from typing import ClassVar
 class AppError(Exception):
     """An expected failure. `str(error)` is safe to show, and so is `shown`; `context` is for logs only.
 
-    `code` makes the kind's own code more precise; `shown` are further facts for whoever asked, such as a limit.
+    `code` makes the kind's own code more precise; `shown` are further facts for the caller, such as a limit.
     """
 
     code: str = "internal"
-    retryable: ClassVar[bool] = False  # could the same request succeed later, untouched?
+    retryable: ClassVar[bool] = False  # True when the same request can succeed later
 
     def __init__(
         self, message: str, *, code: str | None = None, shown: Mapping[str, object] | None = None, **context: object
@@ -26,31 +26,31 @@ class AppError(Exception):
 
 
 class InvalidInput(AppError):
-    """What was sent cannot be accepted; nothing was changed."""
+    """The request is invalid; nothing was changed."""
 
     code = "invalid_input"
 
 
 class NotAuthenticated(AppError):
-    """Nobody proved who is asking."""
+    """The caller is not authenticated."""
 
     code = "not_authenticated"
 
 
 class Forbidden(AppError):
-    """Who is asking may not do this."""
+    """The caller may not do this."""
 
     code = "forbidden"
 
 
 class NotFound(AppError):
-    """It does not exist, or it is somebody else's: the two look the same."""
+    """The resource does not exist or belongs to another user: the two look the same."""
 
     code = "not_found"
 
 
 class Conflict(AppError):
-    """The thing has changed, or is in a state that does not allow this."""
+    """The resource has changed, or its state does not allow this."""
 
     code = "conflict"
 
@@ -75,32 +75,32 @@ class TooMany(AppError):
 
 
 class Unavailable(AppError):
-    """A service that we need does not answer now."""
+    """A required service is not responding."""
 
     code = "unavailable"
     retryable = True
 
 
 class Misconfigured(AppError):
-    """The deployment lacks something that only its operator can set right."""
+    """The deployment lacks something that only its operator can fix."""
 
     code = "misconfigured"
 
 
 class IllegalTransition(Conflict):
-    """A task or run was asked to go where its table does not lead."""
+    """The state machine of tasks or runs does not allow this transition."""
 
     code = "illegal_transition"
 
 
 class CannotOpen(AppError):
-    """A sealed value was not sealed for this owner, or by a key that is known here."""
+    """A sealed value was sealed for another owner, or by an unknown key."""
 
     code = "cannot_open"
 
 
 class RunFailed(AppError):
-    """A run that cannot succeed any more. `error_code` is stored with it, `str(error)` is shown to its owner."""
+    """A run that can no longer succeed. `error_code` is stored with it, `str(error)` is shown to its owner."""
 
     code = "run_failed"
 

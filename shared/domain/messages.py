@@ -40,7 +40,7 @@ class RunMessage:
             version, task_id, run_id, seq, user_id = (data[k] for k in ("v", "task_id", "run_id", "seq", "user_id"))
             trace_id, replay = data.get("trace_id"), data.get("replay", False)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidInput("The message is not one of ours.") from error
+            raise InvalidInput("The message is not a run message.") from error
         sound = (
             version == VERSION
             and type(task_id) is int
@@ -51,5 +51,5 @@ class RunMessage:
             and isinstance(replay, bool)
         )
         if not sound:
-            raise InvalidInput("The message is not one of ours.")
+            raise InvalidInput("The message is not a run message.")
         return cls(task_id=task_id, run_id=run_id, seq=seq, user_id=user_id, trace_id=trace_id, replay=replay)

@@ -315,5 +315,5 @@ def _mode(text: bytes | None, lines: _Lines) -> str | None:
     if mode == SUBMODULE:
         raise lines.bad("it changes a submodule")
     if mode is not None and mode not in MODES:
-        raise lines.bad("a mode is none of git's")
+        raise lines.bad("a file mode is not valid in git")
     return mode

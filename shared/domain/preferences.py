@@ -27,7 +27,7 @@ MAX_VALUE_BYTES = 32 * KIB  # a private key has 3; execve(2) takes 128 KiB of on
 MAX_ENV_BYTES = 64 * KIB  # of one agent, names and all: every program that it starts inherits them
 MAX_CREDENTIALS_BYTES = 32 * KIB  # a login has less than 1
 
-_NO_JSON = "something that cannot be stored, such as a NUL or a number without end."
+_NO_JSON = "a value that cannot be stored, such as NUL or an infinite number."
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 
 # Names (patterns of fnmatch) that a user cannot set, and why: with them a run would not be the run that we started.
@@ -190,7 +190,7 @@ def _text(name: str, value: object) -> str:
         if fnmatchcase(name, pattern):
             raise InvalidInput(f"cannot be set: {reason}.")
     if not isinstance(value, str | int | float):
-        raise InvalidInput("must be a text, a number, true or false.")
+        raise InvalidInput("must be a string, a number, true or false.")
     as_json = _json(value, "holds")
     text = value if isinstance(value, str) else as_json
     if len(text.encode()) > MAX_VALUE_BYTES:

@@ -14,7 +14,9 @@ BODIES = {
     "issueTokens": lambda v: {"user_id": v.id},
     "refreshToken": lambda v: {"refresh_token": v.id},
     "createApiKey": lambda v: {"name": "n", "user_id": v.id},
-    "updateMe": lambda v: {"full_name": "n", "id": v.id, "user_id": v.id, "is_test_user": True, "github_token": "t"},
+    "updateProfile": lambda v: (
+        {"full_name": "n", "id": v.id, "user_id": v.id, "is_test_user": True, "github_token": "t"}
+    ),
     "createProject": lambda v: {"name": "n", "repo_url": "https://github.com/o/n", "user_id": v.id, "id": v.project_id},
     "updateProject": lambda v: {"name": "n", "user_id": v.id, "id": v.project_id},
     "startTask": lambda v: {
@@ -22,9 +24,9 @@ BODIES = {
         "user_id": v.id,
     },
     "retryTask": lambda v: {"github_token": "t", "user_id": v.id},
-    "followUpTask": lambda v: {"prompt": "p", "github_token": "t", "user_id": v.id},
+    "createFollowUp": lambda v: {"prompt": "p", "github_token": "t", "user_id": v.id},
     "addChatMessage": lambda v: {"content": "c", "user_id": v.id},
-    "validateToken": lambda v: {"github_token": "t", "repo_url": "https://github.com/o/r"},
+    "validateGithubToken": lambda v: {"github_token": "t", "repo_url": "https://github.com/o/r"},
     "createPullRequest": lambda v: {"github_token": "t"},
     "createTestUser": lambda v: {"user_id": v.id, "metadata": {"user_id": v.id}},
 }  # fmt: skip
@@ -39,7 +41,7 @@ PARAMETERS = {
 QUERIES = {"getTaskFile": lambda v: {"path": v.word}}
 NOBODYS = {"task_id": 987654321, "project_id": 987654321, "key_id": "0" * 8 + "-0000-4000-8000-" + "0" * 12}
 # Routes for whoever asks, which prove nothing about anybody.
-OPEN = {"welcome", "ping"}
+OPEN = {"getApiInfo", "ping"}
 
 
 def operations(stage):

@@ -15,5 +15,5 @@ class FakeRunQueue:
 
     def send(self, message: RunMessage, *, delay_s: int = 0) -> None:
         if self.down:
-            raise Unavailable("The task queue does not answer now.")
+            raise Unavailable("The task queue is not responding.")
         self.sent.append((message, delay_s))

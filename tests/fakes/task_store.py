@@ -152,7 +152,7 @@ class FakeTaskStore:
 
     def request_cancel(self, task_id: int) -> CancelledRun:
         if self.get(task_id, owner_id=self.user_id)["status"] in ENDED:
-            raise Conflict("The task has ended already.", code="task_ended")
+            raise Conflict("The task has already ended.", code="task_ended")
         run = self.database.newest_runs[task_id]
         self.database.cancelled.add(run.run_id)
         return CancelledRun(run_id=run.run_id, seq=run.seq, at_work=run.run_id in self.database.at_work)

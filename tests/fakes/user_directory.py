@@ -40,7 +40,7 @@ class FakeUsers:
     def ask(self) -> None:
         self.asked += 1
         if self.down:
-            raise Unavailable("The database does not answer now. Try again.")
+            raise Unavailable("The database is not responding. Try again.")
 
 
 @dataclass
@@ -89,7 +89,7 @@ class FakeApiKeyStore:
     def create(self, *, name: str, key_hash: str, hint: str, expires_at: datetime | None) -> Row:
         self.users.ask()
         if len(self._own(self.user_id)) >= MAX_KEYS:
-            raise Conflict("You have 50 API keys, as many as one may have. Revoke one first.")
+            raise Conflict("You have 50 API keys, the maximum. Revoke one first.")
         row = {"id": str(uuid.uuid4()), "name": name, "hint": hint, "created_at": datetime.now(UTC).isoformat()}
         row |= {"expires_at": expires_at.isoformat() if expires_at else None, "last_used_at": None}
         self.users.api_keys[key_hash] = row | {"user_id": self.user_id}

@@ -60,7 +60,7 @@ def _die_after(_world, call):
 def _storm(kind, world, call):
     """The service's answer is an error, late, or lost; the key service, which is not here, says it is unavailable."""
     if call.name.startswith("box."):
-        raise Unavailable("The key service does not answer now. Try again.")
+        raise Unavailable("The key service is not responding. Try again.")
     patience = {"timeout_s": HURRIED_S} if kind.startswith("timeout") and "timeout_s" in call.options else {}
     with world.lab.storm(kind):
         return call(**patience)

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from functions.api.openapi import document
+from functions.api.document import document
 
-PAGE = Path(__file__).parents[2] / "functions" / "api" / "docs.html"
+PAGE = Path(__file__).parents[2] / "functions" / "api" / "web" / "docs.html"
 BROWSER = """
 const made = [];
 const element = (name) => ({

@@ -290,7 +290,7 @@ def test_a_folder_that_somebody_else_put_in_our_place_is_refused(private_dir):
     with Postgres(private_dir):
         place = (private_dir / "moved-to").readlink()
     os.chown(place, 65534, 65534)
-    with pytest.raises(PostgresError, match="not a folder of ours"):
+    with pytest.raises(PostgresError, match="can be changed by another user"):
         Postgres(private_dir).start()
 
 

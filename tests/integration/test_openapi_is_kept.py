@@ -23,7 +23,7 @@ from schemathesis.checks import CHECKS as SCHEMATHESIS_CHECKS
 from schemathesis.core.parameters import ParameterLocation
 
 from functions.api.app import create_app
-from functions.api.openapi import document
+from functions.api.document import document
 from local.aws.http_function import gateway
 from shared.config import ApiSettings
 from tests.contract.repositories import make_repositories

@@ -212,7 +212,7 @@ def test_a_second_project_of_a_repository_is_refused_however_it_is_spelt(store, 
         lambda: store.create(again, owner_id=user),
         lambda: store.update(other["id"], again, owner_id=user),
     ):
-        with pytest.raises(Conflict, match=r"You have a project of [oO]/[mM]y_[rR]epo already: My_Repo") as raised:
+        with pytest.raises(Conflict, match=r"You already have a project for [oO]/[mM]y_[rR]epo: My_Repo") as raised:
             refused()
         assert (raised.value.code, raised.value.shown) == ("project_exists", {"project_id": known["id"]})
 
@@ -230,7 +230,7 @@ def test_other_users_other_owners_and_other_hosts_have_repositories_of_the_same_
     world.store_of(other).create(columns(), owner_id=other)
 
     # Which of the two it is, the sentence leaves open.
-    with pytest.raises(Conflict, match=r"project of o/r already\.$") as raised:
+    with pytest.raises(Conflict, match=r"already have a project for o/r\.$") as raised:
         store.create(columns() | elsewhere, owner_id=user)
     assert raised.value.shown == {}
     assert len(store.list_all(owner_id=user)) == 3

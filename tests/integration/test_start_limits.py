@@ -9,7 +9,7 @@ import pytest
 from mangum import Mangum
 
 from functions.api.app import create_app
-from functions.api.deps import cloud_ports
+from functions.api.wiring import cloud_ports
 from shared.config import ApiSettings
 from tests.fakes.lambda_client import LambdaClient
 from tests.fakes.run_queue import FakeRunQueue

@@ -14,7 +14,7 @@ import pytest
 from mangum import Mangum
 
 from functions.api.app import create_app
-from functions.api.published_keys import published_keys
+from functions.api.auth.jwks import key_finder
 from shared.config import ApiSettings
 from shared.domain.errors import Unavailable
 from tests.fakes.lambda_client import LambdaClient
@@ -120,7 +120,7 @@ def project_answering(*answers):
 def test_the_projects_keys_are_fetched_from_its_address(settings):
     keys = KeyPair("ES256")
     with project_answering((200, {}, keys.jwks.encode())) as (url, asked):
-        find = published_keys(replace(settings, supabase_url=url))
+        find = key_finder(replace(settings, supabase_url=url))
 
         assert find("key-1").key_id == "key-1"
         assert [find(f"other-{number}") for number in range(3)] == [None] * 3
@@ -142,7 +142,7 @@ def test_the_projects_keys_are_fetched_from_its_address(settings):
 )
 def test_an_answer_that_holds_no_keys_is_an_outage(settings, answer):
     with project_answering(answer, (200, {}, json.dumps(KeyPair().document).encode())) as (url, asked):
-        find = published_keys(replace(settings, supabase_url=url))
+        find = key_finder(replace(settings, supabase_url=url))
         for _ in range(2):
             with pytest.raises(Unavailable):
                 find("key-1")
@@ -153,8 +153,8 @@ def test_an_address_where_nobody_answers_is_an_outage(settings):
     with project_answering((200, {}, b"")) as (url, _):
         pass
     with pytest.raises(Unavailable):
-        published_keys(replace(settings, supabase_url=url))("key-1")
+        key_finder(replace(settings, supabase_url=url))("key-1")
 
 
 def test_a_project_with_a_shared_secret_alone_publishes_no_keys(settings):
-    assert published_keys(settings)("any") is None
+    assert key_finder(settings)("any") is None

@@ -7,7 +7,7 @@ from shared.domain.patch import BadPatch, File, PatchConflict
 
 REGULAR, LINK = "100644", "120000"
 OLD, NEW = File(REGULAR, b"old\n"), File(REGULAR, b"new\n")
-CHANGED_SINCE = r"^{path} has changed since the agent saw it\. Run the task again on the present branch\.$"
+CHANGED_SINCE = r"^{path} has changed since the agent saw it\. Run the task again on the current branch\.$"
 RENAME = "diff --git a/from b/to\nsimilarity index 100%\nrename from from\nrename to to\n"
 
 

@@ -55,7 +55,7 @@ def test_a_machine_that_can_work_has_no_problems(change):
     ("change", "words"),
     [
         ({"uid": 12345, "user": None}, ["12345", "has no name", "-v /etc/passwd:/etc/passwd:ro"]),
-        ({"account": None}, ["no user postgres or nobody", "ordinary user"]),
+        ({"account": None}, ["no user `postgres` or `nobody`", "ordinary user"]),
         (
             {"capabilities": 0},
             ["CHOWN, DAC_OVERRIDE, KILL, SETGID and SETUID", "--cap-add CHOWN --cap-add DAC_OVERRIDE"],

@@ -71,7 +71,7 @@ def test_an_id_beyond_bigint_is_not_even_asked_for():
 def test_of_a_repository_that_is_taken_the_other_project_is_looked_up():
     store, requests = store_answering(TAKEN, (200, [{"id": 3, "name": "Widgets"}]))
 
-    with pytest.raises(Conflict, match=r"^You have a project of acme/my_repo already: Widgets$") as raised:
+    with pytest.raises(Conflict, match=r"^You already have a project for acme/my_repo: Widgets$") as raised:
         store.create(NEW, owner_id=USER)
 
     assert raised.value.shown == {"project_id": 3}
@@ -83,7 +83,7 @@ def test_of_a_repository_that_is_taken_the_other_project_is_looked_up():
 def test_that_the_other_project_was_deleted_meanwhile_leaves_a_sentence_without_it():
     store, _ = store_answering(TAKEN, (200, []))
 
-    with pytest.raises(Conflict, match=r"^You have a project of acme/my_repo already\.$"):
+    with pytest.raises(Conflict, match=r"^You already have a project for acme/my_repo\.$"):
         store.create(NEW, owner_id=USER)
 
 

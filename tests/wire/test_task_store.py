@@ -218,7 +218,7 @@ def test_an_idempotency_key_goes_with_the_hash_of_what_is_asked():
         (
             refusal(409, "PT409", "idempotency_key_reused"),
             Conflict,
-            "Something else was asked under this Idempotency-Key. Take another key.",
+            "This Idempotency-Key was used for a different request. Use another key.",
             "idempotency_key_reused",
             {},
         ),
@@ -248,7 +248,7 @@ def test_the_database_says_when_to_try_again(details, seconds):
     [
         (refusal(404, "PT404"), NotFound, "Project not found"),
         (refusal(429, "PT429"), TooMany, "A limit is reached"),
-        (refusal(409, "PT409"), Conflict, "changed in the meantime"),
+        (refusal(409, "PT409"), Conflict, "Another request has changed it"),
         (refusal(400, "PT400"), InvalidInput, "cannot be accepted"),
         (refusal(409, "23505"), Conflict, "exists already"),
         (refusal(400, "23514"), InvalidInput, "refused the data"),

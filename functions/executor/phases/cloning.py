@@ -112,7 +112,7 @@ def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
         "branch_not_found": ("branch_not_found", missing),
         "patch_conflict": (
             "patch_conflict",
-            f"The changes so far do not fit branch '{run.branch}' any more. Retry the task, or start a new one.",
+            f"The changes so far no longer apply to branch '{run.branch}'. Retry the task, or start a new one.",
         ),
         "timeout": (
             "clone_timeout",

@@ -166,7 +166,7 @@ def _end(run: Run, collected: dict[str, Any]) -> Finish:
 
 
 def _possible_secret(place: dict[str, Any]) -> Event:
-    text = f"{place['path']}, line {place['line']}: this looks like {place['kind']}. Look at it before you merge."
+    text = f"{place['path']}, line {place['line']}: this looks like {place['kind']}. Check it before you merge."
     return Event("warning", {"code": "possible_secret", "text": text, **place})
 
 

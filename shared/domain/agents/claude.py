@@ -25,7 +25,7 @@ PROFILE = AgentProfile(
     },
     reserved_variables={
         "BUN_OPTIONS": "it puts other code into Claude Code itself",
-        "BUN_INSPECT*": "it lets others into Claude Code itself",
+        "BUN_INSPECT*": "it gives others access to Claude Code itself",
         "CLAUDE_CONFIG_DIR": _KEPT_IN_HOME,
         "CLAUDE_SECURESTORAGE_CONFIG_DIR": _KEPT_IN_HOME,
     },

@@ -17,6 +17,11 @@ def undescribed(client, operation_id, answer):
     if str(answer.status) not in operation["responses"]:
         return [f"{operation_id} may not answer {answer.status}"]
     declared = resolved(document, operation["responses"][str(answer.status)])
+    media_type = answer.headers["content-type"].partition(";")[0]
+    if media_type not in declared["content"]:
+        return [f"{operation_id} may not answer with {media_type}"]
+    if media_type != "application/json":
+        return []
     schema = {**declared["content"]["application/json"]["schema"], "components": _closed(document["components"])}
     validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
     return [f"{list(error.instance_path)}: {error.message}" for error in validator.iter_errors(answer.json())]

@@ -8,7 +8,7 @@ import pytest
 from mangum import Mangum
 
 from functions.api.app import create_app
-from functions.api.deps import Ports
+from functions.api.wiring import Ports
 from shared.adapters.local_box import LocalBox
 from shared.config import ApiSettings
 from shared.domain.pull_request import RunChanges

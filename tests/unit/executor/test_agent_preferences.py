@@ -228,7 +228,7 @@ def test_what_is_left_out_is_told_once_without_its_value_and_the_rest_is_used(wo
 
     assert [event["text"] for event in world.payloads("warning")] == [
         "Left out of your preferences: claudeCode.env.PATH cannot be set: the agent and its tools are found by it.",
-        "Left out of your preferences: claudeCode.env.BAD must be a text, a number, true or false.",
+        "Left out of your preferences: claudeCode.env.BAD must be a string, a number, true or false.",
     ]
     assert "a-place-of-theirs" not in stored(world)
     assert "the-value-itself" not in stored(world)
@@ -344,7 +344,7 @@ def test_a_step_that_cannot_learn_the_secrets_stores_nothing_and_is_taken_again(
     def answers_late(run):
         asked.append(run.phase)
         if run.phase is phase and asked.count(phase) <= 3:
-            raise Unavailable("The database does not answer now.")
+            raise Unavailable("The database is not responding.")
         return answer(run)
 
     world.store.environment = answers_late

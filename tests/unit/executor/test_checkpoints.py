@@ -205,7 +205,7 @@ def test_one_that_fails_is_tried_again_and_does_the_run_no_harm(world, script):
     "error",
     [
         InvalidInput("The database refused the data."),
-        Unavailable("The database does not answer now."),
+        Unavailable("The database is not responding."),
         RunFailed("A file is missing in the sandbox.", error_code="sandbox_file_missing"),
     ],
 )

@@ -80,7 +80,7 @@ def test_an_outage_in_the_middle_costs_only_what_was_under_way(world, monkeypatc
     def sometimes(run, parts):
         calls.append(parts[0].id)
         if len(calls) == 5:
-            raise Unavailable("The database does not answer now.")
+            raise Unavailable("The database is not responding.")
         return store(run, parts)
 
     monkeypatch.setattr(world.store, "store_contents", sometimes)
@@ -139,5 +139,5 @@ def test_possible_keys_are_warned_of_by_their_place(world):
 
     world.run()
 
-    text = "a.env, line 3: this looks like a GitHub token. Look at it before you merge."
+    text = "a.env, line 3: this looks like a GitHub token. Check it before you merge."
     assert world.payloads("warning") == [{"code": "possible_secret", "text": text, **place}]

@@ -251,7 +251,7 @@ def the_sandbox_does_not_answer_for_a_while(world):
     def fall_silent():
         if world.run_row["phase"] is Phase.AGENT and len(silent) < 3:
             silent.append(True)
-            world.sandboxes.down = Unavailable("The sandbox does not answer now.")
+            world.sandboxes.down = Unavailable("The sandbox is not responding.")
         else:
             world.sandboxes.down = None
 

@@ -13,7 +13,7 @@ from shared.domain.errors import Misconfigured, NotAuthenticated, RunFailed, Too
 from shared.domain.run import Phase, RunStatus
 from tests.fakes.executor import CLAUDE_INIT, Script, World, claude_result, claude_says, collected, collects, prints
 
-UNREACHABLE = Unavailable("The sandbox does not answer now.")
+UNREACHABLE = Unavailable("The sandbox is not responding.")
 IN_A_SANDBOX = [Phase.CLONING, Phase.SETUP, Phase.AGENT, Phase.COLLECTING]
 LOST = "The sandbox was lost before the task could finish. Start the task again."
 

@@ -195,7 +195,7 @@ def test_a_sandbox_that_cannot_be_resumed_is_given_up_for_a_new_one(ended):
 
     def stuck(sandbox_id):
         if sandbox_id == "sbx1":
-            raise Unavailable("The sandbox does not answer now.")
+            raise Unavailable("The sandbox is not responding.")
         return attach(sandbox_id)
 
     ended.sandboxes.attach = stuck

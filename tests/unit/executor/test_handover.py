@@ -178,7 +178,7 @@ def test_the_log_tells_which_way_was_taken_and_no_value(world, caplog):
 
 
 def out_of_order(*_):
-    raise Unavailable("The sandbox service does not answer now.")
+    raise Unavailable("The sandbox service is not responding.")
 
 
 def test_secrets_that_are_out_of_order_for_a_moment_are_waited_for(world):
@@ -345,7 +345,7 @@ def test_one_secret_that_cannot_be_destroyed_is_no_reason_to_leave_the_others(wo
 
     def stubborn(name):
         if name == "0":
-            raise Unavailable("The sandbox service does not answer now.")
+            raise Unavailable("The sandbox service is not responding.")
         destroy(name)
 
     world.sandboxes.destroy_secret = stubborn

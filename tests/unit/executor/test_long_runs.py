@@ -146,7 +146,7 @@ def test_a_day_at_the_slowest_pace_with_a_retry_of_every_step_stays_below_the_de
 
     def answer_every_other_time():
         silent[0] = not silent[0]
-        world.sandboxes.down = Unavailable("The sandbox does not answer now.") if silent[0] else None
+        world.sandboxes.down = Unavailable("The sandbox is not responding.") if silent[0] else None
 
     world.run(after_each=answer_every_other_time)
 

@@ -115,7 +115,7 @@ def test_whoever_cannot_be_woken_at_the_end_of_a_run_is_woken_by_the_reaper(worl
     def fails_at_first():
         if not failed:
             failed.append(True)
-            raise Unavailable("The database does not answer now.")
+            raise Unavailable("The database is not responding.")
         return wake()
 
     world.store.wake = fails_at_first
@@ -254,7 +254,7 @@ def test_what_a_step_raises_gives_the_message_back_to_sqs(entry, world):
     message = world.start()
 
     def down(*_):
-        raise Unavailable("The database does not answer now.")
+        raise Unavailable("The database is not responding.")
 
     world.ports = replace(world.ports, runs=type("Down", (), {"claim": down, "seize": down})())
 

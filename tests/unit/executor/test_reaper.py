@@ -175,7 +175,7 @@ def test_a_duty_that_fails_is_reported_after_the_others_were_done(world, broken)
     stray(world, "stray", str(uuid.uuid4()))
 
     def down(*_, **__):
-        raise Unavailable("The database does not answer now.")
+        raise Unavailable("The database is not responding.")
 
     setattr(world.store, broken, down)
 
@@ -191,7 +191,7 @@ def test_when_e2b_is_down_runs_are_nudged_all_the_same(world):
     world.start()
     world.queue.sent.clear()
     world.clock.pass_(3600)
-    world.sandboxes.down = Unavailable("The sandbox service does not answer now.")
+    world.sandboxes.down = Unavailable("The sandbox service is not responding.")
 
     with pytest.raises(Unavailable):
         reap(world.ports)

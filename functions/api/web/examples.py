@@ -1,0 +1,11 @@
+"""Example values that several descriptions share."""
+
+USER_ID = "8a0c8c2e-6c0e-4f0e-9c43-0d3f6c6a2c11"
+A_JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ1c2VyX2lkIjoiLi4uIn0.c2lnbmF0dXJl"
+GITHUB_TOKEN = "github_pat_0123456789"
+REPO_URL = "https://github.com/acme/widgets"
+SSH_REPO_URL = "git@github.com:acme/widgets.git"
+PROMPT = "Add a section about installing to the README"
+DIFF = "diff --git a/README.md b/README.md\n…"
+AT = "2026-11-23T09:00:00.123456+00:00"
+RUN_ID = "0b9d1b46-6a0c-4f43-8b5c-6f3a1f0f7a55"
