@@ -12,6 +12,7 @@ from functions.api.models.task import PROMPT, REPO_URL
 from functions.api.openapi import answers, body
 from functions.api.services import start_task as service
 from shared.domain.errors import InvalidInput
+from shared.domain.ports import TaskOptions
 from shared.domain.run import AgentName
 from shared.domain.secret import Secret
 
@@ -53,6 +54,12 @@ class StartTaskIn(Body):
         description="From the start of its sandbox: then the agent is stopped and its changes are kept. RUN_TIMEOUT_S, "
         "an hour, where it is null; this deployment's limit may be lower than a day.",
     )
+
+    def options(self) -> TaskOptions:
+        """What is stored as it was sent."""
+        return TaskOptions(
+            project_id=self.project_id, max_cost_usd=self.max_cost_usd, max_duration_s=self.max_duration_s
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -111,9 +118,7 @@ def start_task(
         github_token=Secret(body.github_token.get_secret_value().strip()),
         branch=body.branch,
         agent=AgentName(body.model),
-        project_id=body.project_id,
-        max_cost_usd=body.max_cost_usd,
-        max_duration_s=body.max_duration_s,
+        options=body.options(),
         idempotency_key=idempotency_key,
         trace_id=request_id,
     )

@@ -1,12 +1,12 @@
 """Starting a task: checked, sealed, stored; then the executor is nudged."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from functions.api.services.run_start import check_prompt, check_token, hash_of, nudge, sealed_token
 from shared.config import ApiSettings
 from shared.domain.errors import InvalidInput, NotFound
 from shared.domain.messages import RunMessage
-from shared.domain.ports import NewTask, RunQueue, SecretBox, StartedRun, TaskStore
+from shared.domain.ports import NewTask, RunQueue, SecretBox, StartedRun, TaskOptions, TaskStore
 from shared.domain.repository import Repository, branch_name
 from shared.domain.run import AgentName
 from shared.domain.secret import Secret
@@ -25,9 +25,7 @@ class Asked:
     github_token: Secret
     branch: str | None
     agent: AgentName
-    project_id: int | None
-    max_cost_usd: float | None
-    max_duration_s: int | None
+    options: TaskOptions
     idempotency_key: str | None
     trace_id: str
 
@@ -39,7 +37,7 @@ def start_task(asked: Asked, *, settings: ApiSettings, tasks: TaskStore, queue: 
     TooMany beyond a limit of the user's, Unavailable; then nothing was stored.
     """
     _check(asked, prompt_max_chars=settings.prompt_max_chars)
-    check_max_cost(asked.max_cost_usd, most=settings.max_cost_usd)
+    check_max_cost(asked.options.max_cost_usd, most=settings.max_cost_usd)
     repository = Repository.parse(asked.repo_url, origins=settings.repo_origins)
     branch = branch_name(asked.branch)
     token = sealed_token(asked.github_token, user_id=asked.user_id, box=box)
@@ -49,15 +47,13 @@ def start_task(asked: Asked, *, settings: ApiSettings, tasks: TaskStore, queue: 
             repo_url=repository.url,
             branch=branch,
             agent=asked.agent,
-            project_id=asked.project_id,
+            options=asked.options,
             credential_id=token.id,
             credential=token.sealed,
             credential_hint=token.hint,
             idempotency_key=asked.idempotency_key,
             trace_id=asked.trace_id,
             request_hash=_hash_of(asked, repository.url, branch),
-            max_cost_usd=asked.max_cost_usd,
-            max_duration_s=asked.max_duration_s,
         )
     )
     message = RunMessage(
@@ -72,7 +68,7 @@ def _check(asked: Asked, *, prompt_max_chars: int) -> None:
         raise InvalidInput(REQUIRED)
     check_prompt(asked.prompt, max_chars=prompt_max_chars)
     check_token(asked.github_token)
-    if asked.project_id is not None and not 0 < asked.project_id <= MAX_ROW_ID:
+    if asked.options.project_id is not None and not 0 < asked.options.project_id <= MAX_ROW_ID:
         raise NotFound("Project not found")
 
 
@@ -89,7 +85,7 @@ def _hash_of(asked: Asked, repo_url: str, branch: str) -> str:
         "repo_url": repo_url,
         "branch": branch,
         "model": asked.agent,
-        "project_id": asked.project_id,
+        "project_id": None,
     }
-    limits = {"max_cost_usd": asked.max_cost_usd, "max_duration_s": asked.max_duration_s}
-    return hash_of(request | {name: limit for name, limit in limits.items() if limit is not None})
+    # Absent options leave no trace: an option that is added later does not change the hashes of earlier requests.
+    return hash_of(request | {name: value for name, value in asdict(asked.options).items() if value is not None})
