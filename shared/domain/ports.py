@@ -263,7 +263,7 @@ class TestUserDirectory(Protocol):
 
 
 class ClaimOutcome(StrEnum):
-    """What the database answered to a claim; see claim_run in the migrations."""
+    """What the database answered to a claim; see claim_run in supabase/schemas."""
 
     CLAIMED = "claimed"
     WAITING = "waiting"
