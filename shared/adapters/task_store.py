@@ -1,6 +1,7 @@
 """Tasks as one signed-in user sees them: every request carries that user's token, and the database decides."""
 
 from collections.abc import Collection
+from dataclasses import asdict
 
 from postgrest import SyncPostgrestClient, SyncSelectRequestBuilder
 
@@ -33,14 +34,12 @@ class SupabaseTaskStore:
                     "p_repo_url": task.repo_url,
                     "p_branch": task.branch,
                     "p_agent": task.agent,
-                    "p_project_id": task.project_id,
                     "p_model": task.model,
                     "p_credential": _git_token(task.credential_id, task.credential, task.credential_hint),
                     "p_idempotency_key": task.idempotency_key,
                     "p_trace_id": task.trace_id,
                     "p_request_hash": task.request_hash,
-                    "p_max_cost_usd": task.max_cost_usd,
-                    "p_max_duration_s": task.max_duration_s,
+                    **{f"p_{name}": value for name, value in asdict(task.options).items()},
                 },
             )
         return StartedRun(task_id=made["task_id"], run_id=made["run_id"], seq=made["seq"], created=made["created"])

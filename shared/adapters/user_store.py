@@ -76,7 +76,7 @@ class SupabaseProfileStore:
         return _profile(rows[0] if rows else None)
 
     def update(self, changes: Row, *, owner_id: str) -> Row:
-        """The row after the changes; see update_profile in the migrations. Raises NotFound."""
+        """The row after the changes; see update_profile in supabase/schemas. Raises NotFound."""
         with speaking_our_errors({"23514": "All preferences together are too long."}):
             row = call(self._client, "update_profile", {"p_changes": changes})
         return _profile(row if row and row["id"] == owner_id else None)

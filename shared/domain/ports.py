@@ -18,6 +18,19 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What a user may choose for a new task beside prompt, repository and agent.
+
+    Each value goes unchanged from the request to the argument `p_<name>` of `create_task`, and into the hash by which
+    a repeated request is recognised.
+    """
+
+    project_id: int | None = None
+    max_cost_usd: float | None = None  # None: what the deployment allows
+    max_duration_s: int | None = None  # None: what the deployment gives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A task to be started, already checked. `credential_id` names the sealed git token."""
 
@@ -25,7 +38,6 @@ class NewTask:
     repo_url: str
     branch: str
     agent: AgentName
-    project_id: int | None
     credential_id: str
     credential: Sealed
     credential_hint: str | None
@@ -33,8 +45,7 @@ class NewTask:
     trace_id: str | None
     request_hash: str | None = None  # tells a repeated request under the same key from another one
     model: str | None = None
-    max_cost_usd: float | None = None  # None: what the deployment allows
-    max_duration_s: int | None = None  # None: what the deployment gives
+    options: TaskOptions = TaskOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +264,7 @@ class TestUserDirectory(Protocol):
 
 
 class ClaimOutcome(StrEnum):
-    """What the database answered to a claim; see claim_run in the migrations."""
+    """What the database answered to a claim; see claim_run in supabase/schemas."""
 
     CLAIMED = "claimed"
     WAITING = "waiting"

@@ -18,10 +18,11 @@ from shared.domain.agents import AgentName
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
-from shared.domain.ports import NewTask, Row, StartedRun
+from shared.domain.ports import Row, StartedRun
 from shared.domain.run import Phase
 from shared.domain.secret import SealedFor, Secret
 from tests.fakes.clock import FakeClock
+from tests.fakes.new_task import new_task
 from tests.fakes.run_queue import FakeRunQueue
 from tests.fakes.run_store import ALIVE, FakeRunDatabase
 from tests.fakes.sandboxes import FakeSandboxes, Script
@@ -195,19 +196,7 @@ class World:
         """A task whose first message is in the queue; the message."""
         user_id, credential_id = user_id or str(uuid.uuid4()), str(uuid.uuid4())
         sealed = token and self.box.seal(Secret(token), SealedFor(user_id=user_id, kind="git_token", id=credential_id))
-        task = NewTask(
-            prompt="make it so",
-            repo_url="https://github.com/o/r",
-            branch="main",
-            agent=AgentName.CLAUDE,
-            project_id=None,
-            credential_id=credential_id,
-            credential=sealed,
-            credential_hint=None,
-            idempotency_key=None,
-            trace_id="trace-1",
-        )
-        task = replace(task, **changes)
+        task = new_task(credential_id=credential_id, credential=sealed, credential_hint=None, **changes)
         started = self.database.create_task(
             user_id, task, setup_script=setup_script, project_env=env, project_network=network
         )

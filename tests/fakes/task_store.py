@@ -5,7 +5,7 @@ import json
 import math
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from shared.domain.errors import Conflict, InvalidInput, NotFound, TooMany
@@ -13,30 +13,22 @@ from shared.domain.ports import CancelledRun, LiveLog, NewRun, NewTask, Row, Sta
 from shared.domain.run import RunKind
 from shared.domain.task import ENDED
 from shared.domain.usage import totals
+from tests.sql_files import columns_of
 
 MAX_PAGE_BYTES, MAX_CHAT_BYTES = 6_000_000, 2_000_000
 
-EMPTY_TASK = {
-    "project_id": None,
+# Every column of the table, so that a new one is here, too.
+EMPTY_TASK = dict.fromkeys(columns_of("tasks")) | {
     "status": "pending",
     "agent": "claude",
     "repo_url": "https://github.com/o/r",
     "target_branch": "main",
-    "pr_branch": None,
-    "container_id": None,
-    "commit_hash": None,
-    "pr_number": None,
-    "pr_url": None,
-    "git_diff": None,
-    "git_patch": None,
     "changed_files": [],
-    "error": None,
     "chat_messages": [],
     "execution_metadata": {},
-    "started_at": None,
-    "completed_at": None,
     "is_test_data": False,
 }
+RUN_OPTIONS = {"max_cost_usd", "max_duration_s"}  # those TaskOptions that are columns of the run, not of the task
 
 EMPTY_PROJECT = {
     "repo_url": "https://github.com/o/r",
@@ -109,15 +101,17 @@ class FakeTaskStore:
             if task.request_hash != db.request_hashes[key]:
                 raise Conflict("Something else was asked under this key.", code="idempotency_key_reused")
             return replace(db.runs[key], created=False)
-        if task.project_id is not None and db.projects.get(task.project_id, {}).get("user_id") != self.user_id:
+        options = asdict(task.options)
+        project_id, max_duration_s = options["project_id"], options["max_duration_s"]
+        if project_id is not None and db.projects.get(project_id, {}).get("user_id") != self.user_id:
             raise NotFound("Project not found")
-        if (task.max_duration_s or 0) > db.max_duration_s:
+        if (max_duration_s or 0) > db.max_duration_s:
             shown = {"limit": db.max_duration_s}
             raise InvalidInput("A task may not take so long here.", code="max_duration_too_long", shown=shown)
         self._admit_start(datetime.now(UTC))
         task_id = db.add_task(
             self.user_id,
-            project_id=task.project_id,
+            **{name: value for name, value in options.items() if name not in RUN_OPTIONS},
             repo_url=task.repo_url,
             target_branch=task.branch,
             agent=str(task.agent),

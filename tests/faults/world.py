@@ -22,10 +22,11 @@ from shared.domain.agents import AgentName
 from shared.domain.messages import RunMessage
 from shared.domain.run import Phase
 from shared.domain.secret import SealedFor, Secret
+from tests.fakes.new_task import new_task
 from tests.faults.faults import Died, NoFault, Tripwire
 from tests.faults.lab import STAND_IN
 from tests.integration.conftest import Gateway
-from tests.integration.run_databases import RealDatabase, new_task
+from tests.integration.run_databases import RealDatabase
 
 VISIBILITY_S = 720  # of the task queue in template.yaml
 MAX_RECEIVES = 5

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from dataclasses import replace
 
 import jwt
 import psycopg
@@ -10,29 +9,11 @@ import psycopg
 from shared.adapters.postgrest_client import postgrest_client
 from shared.adapters.run_store import SupabaseRunStore
 from shared.adapters.task_store import SupabaseTaskStore
-from shared.domain.agents import AgentName
 from shared.domain.messages import RunMessage
-from shared.domain.ports import NewTask, StartedRun
-from shared.domain.secret import Sealed, Secret
+from shared.domain.ports import StartedRun
+from shared.domain.secret import Secret
+from tests.fakes.new_task import new_task
 from tests.fakes.run_store import FakeRunDatabase, stored
-
-SEALED = Sealed(ciphertext="c2VhbGVk", key_id="local:v1", alg="AES-256-GCM")
-
-
-def new_task(**changes):
-    task = NewTask(
-        prompt="make it so",
-        repo_url="https://github.com/o/r",
-        branch="main",
-        agent=AgentName.CLAUDE,
-        project_id=None,
-        credential_id=str(uuid.uuid4()),
-        credential=SEALED,
-        credential_hint="wxyz",
-        idempotency_key=None,
-        trace_id="trace-1",
-    )
-    return replace(task, **changes)
 
 
 class _Handles:

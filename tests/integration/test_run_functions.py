@@ -9,6 +9,7 @@ from shared.domain.errors import Conflict, Forbidden, NotFound, RunFailed
 from shared.domain.run import Finish, Phase, RunStatus
 from shared.domain.secret import Secret
 from shared.domain.task import NEXT, TaskStatus
+from tests.fakes.new_task import OPTIONS, option_values
 from tests.integration.run_databases import RealDatabase
 
 
@@ -25,6 +26,24 @@ def test_a_started_task_is_pending_with_its_prompt_as_first_message(db):
     assert task["status"] == "pending"
     assert [(m["role"], m["content"]) for m in task["chat_messages"]] == [("user", "do the thing")]
     assert task["chat_messages"][0]["timestamp"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_option_of_a_new_task_is_kept_in_its_row_or_its_runs(db, name):
+    user_id, value = db.new_user(), option_values(name)[0]
+    if name == "project_id":
+        [(value,)] = db.sql(
+            "insert into projects (user_id, repo_url, repo_name, repo_owner, name) "
+            "values (%s, 'u', 'r', 'o', 'n') returning id",
+            user_id,
+        )
+    _, started = db.start(user_id, **{name: value})
+
+    [(row,)] = db.sql(
+        "select to_jsonb(r) || to_jsonb(t) from tasks t join runs r on r.task_id = t.id where t.id = %s",
+        started.task_id,
+    )
+    assert row[name] == value
 
 
 def test_the_same_idempotency_key_gives_the_same_task(db):

@@ -11,7 +11,8 @@ from shared.domain.contents import parts_of
 from shared.domain.errors import IllegalTransition, InvalidInput, RunFailed, TooMany
 from shared.domain.ports import ClaimOutcome
 from shared.domain.run import INTERNAL, Advance, Event, Finish, Phase, Result, RunStatus
-from tests.integration.run_databases import SEALED, FakeDatabase, RealDatabase
+from tests.fakes.new_task import SEALED
+from tests.integration.run_databases import FakeDatabase, RealDatabase
 
 
 @pytest.fixture(params=["fake", "real"])

@@ -21,24 +21,14 @@ from shared.domain.errors import (
     TooMany,
     Unavailable,
 )
-from shared.domain.ports import NewTask, TaskFilter
-from shared.domain.secret import Sealed, Secret
+from shared.domain.ports import TaskFilter
+from shared.domain.secret import Secret
 from shared.domain.task import TaskStatus
 from shared.domain.usage import totals
+from tests.fakes.new_task import new_task
 
 USER = str(uuid.uuid4())
-NEW_TASK = NewTask(
-    prompt="make it so",
-    repo_url="https://github.com/o/r",
-    branch="main",
-    agent=AgentName.CODEX,
-    project_id=7,
-    credential_id=str(uuid.uuid4()),
-    credential=Sealed(ciphertext="c2VhbGVk", key_id="k", alg="KMS"),
-    credential_hint="wxyz",
-    idempotency_key=None,
-    trace_id="trace",
-)
+NEW_TASK = new_task(agent=AgentName.CODEX, project_id=7)
 
 
 class PostgREST:

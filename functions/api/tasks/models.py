@@ -11,6 +11,7 @@ from functions.api.web.examples import AT, DIFF, GITHUB_TOKEN, PROMPT, REPO_URL,
 from functions.api.web.request_body import RequestBody
 from shared.domain.agents import DEFAULT_AGENT, AgentName
 from shared.domain.errors import InvalidInput
+from shared.domain.ports import TaskOptions
 from shared.domain.task import TaskStatus
 
 COMMIT = "3f0c5b1e9a7d2c4b6e8f0a1b2c3d4e5f60718293"
@@ -125,6 +126,12 @@ class StartTaskRequest(RequestBody):
         description="Counted from the creation of the sandbox. After this time the agent is stopped and its changes "
         "are kept. Null means RUN_TIMEOUT_S (an hour). A deployment can set a lower maximum.",
     )
+
+    def options(self) -> TaskOptions:
+        """What is stored as it was sent."""
+        return TaskOptions(
+            project_id=self.project_id, max_cost_usd=self.max_cost_usd, max_duration_s=self.max_duration_s
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -107,9 +107,7 @@ def start_task(
         github_token=Secret(body.github_token.get_secret_value().strip()),
         branch=body.branch,
         agent=AgentName(body.model),
-        project_id=body.project_id,
-        max_cost_usd=body.max_cost_usd,
-        max_duration_s=body.max_duration_s,
+        options=body.options(),
         idempotency_key=idempotency_key,
         trace_id=request_id,
     )

@@ -5,7 +5,7 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from functions.api.tasks.models import PROMPT_REQUIRED, START_REQUIRED
 from functions.api.web.ids import MAX_ROW_ID
@@ -13,7 +13,7 @@ from shared.config import ApiSettings
 from shared.domain.agents import AgentName
 from shared.domain.errors import AppError, InvalidInput, NotFound
 from shared.domain.messages import RunMessage
-from shared.domain.ports import NewRun, NewTask, RunQueue, SecretBox, StartedRun, TaskStore
+from shared.domain.ports import NewRun, NewTask, RunQueue, SecretBox, StartedRun, TaskOptions, TaskStore
 from shared.domain.repository import Repository, branch_name
 from shared.domain.run import RunKind
 from shared.domain.secret import SealedFor, SealedToken, Secret, hint_of
@@ -36,9 +36,7 @@ class StartTaskCommand:
     github_token: Secret
     branch: str | None
     agent: AgentName
-    project_id: int | None
-    max_cost_usd: float | None
-    max_duration_s: int | None
+    options: TaskOptions
     idempotency_key: str | None
     trace_id: str
 
@@ -73,15 +71,13 @@ def start_task(
             repo_url=repository.url,
             branch=branch,
             agent=command.agent,
-            project_id=command.project_id,
+            options=command.options,
             credential_id=token.id,
             credential=token.sealed,
             credential_hint=token.hint,
             idempotency_key=command.idempotency_key,
             trace_id=command.trace_id,
             request_hash=_start_hash(command, repository.url, branch),
-            max_cost_usd=command.max_cost_usd,
-            max_duration_s=command.max_duration_s,
         )
     )
     _nudge(_first_step(run, command), queue)
@@ -132,9 +128,9 @@ def _check_start(command: StartTaskCommand, settings: ApiSettings) -> None:
         raise InvalidInput(START_REQUIRED)
     _check_prompt(command.prompt, max_chars=settings.prompt_max_chars)
     _check_token(command.github_token)
-    if command.project_id is not None and not 0 < command.project_id <= MAX_ROW_ID:
+    if command.options.project_id is not None and not 0 < command.options.project_id <= MAX_ROW_ID:
         raise NotFound("Project not found")
-    if command.max_cost_usd is not None and command.max_cost_usd > settings.max_cost_usd:
+    if command.options.max_cost_usd is not None and command.options.max_cost_usd > settings.max_cost_usd:
         raise InvalidInput(f"max_cost_usd may be at most {settings.max_cost_usd:g}")
 
 
@@ -160,10 +156,10 @@ def _start_hash(command: StartTaskCommand, repo_url: str, branch: str) -> str:
         "repo_url": repo_url,
         "branch": branch,
         "model": command.agent,
-        "project_id": command.project_id,
+        "project_id": None,
     }
-    limits = {"max_cost_usd": command.max_cost_usd, "max_duration_s": command.max_duration_s}
-    return _hash(request | {name: limit for name, limit in limits.items() if limit is not None})
+    # Absent options leave no trace: an option that is added later does not change the hashes of earlier requests.
+    return _hash(request | {name: value for name, value in asdict(command.options).items() if value is not None})
 
 
 def _hash(request: Mapping[str, object]) -> str:

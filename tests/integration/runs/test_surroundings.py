@@ -320,11 +320,11 @@ def test_damaged_keys_are_set_aside_and_the_user_of_before_signs_in(tmp_path, da
 
 
 def test_the_database_of_an_earlier_version_is_set_aside_with_a_sentence(tmp_path):
-    told, database = [], tmp_path / "data" / "postgres"
+    told = []
     with Stack(options_of(tmp_path)) as stack:
         before, client = sign_in(stack)
         client.__exit__(None, None, None)
-    with Postgres(database) as server, psycopg.connect(server.dsn) as connection:
+    with Postgres(tmp_path / "data" / "postgres") as server, psycopg.connect(server.dsn) as connection:
         connection.execute(
             "update supabase_migrations.schema_migrations set version = '20250101000000', name = 'first'"
         )
@@ -336,8 +336,8 @@ def test_the_database_of_an_earlier_version_is_set_aside_with_a_sentence(tmp_pat
 
     assert after != before
     (sentence,) = [text for text in told if "20250101000000_first.sql was applied to this local database" in text]
-    assert sentence.endswith(f"The database is kept in {database / 'earlier-1'}; a new one is used.")
-    with Postgres(database / "earlier-1") as server, psycopg.connect(server.dsn) as connection:
+    aside = re.search(r"The database is kept in (.*/earlier-1); a new one is used\.$", sentence)[1]
+    with Postgres(Path(aside)) as server, psycopg.connect(server.dsn) as connection:
         assert str(connection.execute("select id from auth.users").fetchone()[0]) == before
 
 

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.domain.secret import SealedFor, Secret
+from tests.fakes.new_task import OPTIONS, option_values
 from tests.fakes.tokens import bearer, own_claims, signed
+from tests.sql_files import columns_of
 from tests.unit.api.conformance import undescribed
 
 REQUIRED = "prompt, repo_url, and github_token are required"
@@ -34,7 +36,7 @@ def test_a_task_is_stored_sealed_and_nudged(client, start, world, user):
     assert answer.json() == {"status": "success", "task_id": task_id, "message": "Task started successfully"}
     assert undescribed(client, "startTask", answer) == []
     assert world.database.tasks[task_id]["chat_messages"][0]["content"] == "add a file"
-    assert (stored.branch, stored.agent, stored.project_id) == ("main", "claude", None)
+    assert (stored.branch, stored.agent, stored.options.project_id) == ("main", "claude", None)
     owner = SealedFor(user_id=user, kind="git_token", id=credential_id)
     assert world.box.open(stored.credential, owner) == Secret(TOKEN)
     assert stored.credential_hint == TOKEN[-4:]
@@ -247,7 +249,7 @@ def test_a_task_may_have_a_limit_of_its_cost_up_to_the_deployments(start, world,
     assert start(max_cost_usd=limit).status == 200
 
     [stored] = world.database.credentials.values()
-    assert stored.max_cost_usd == limit
+    assert stored.options.max_cost_usd == limit
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10.01, 1e300, "5", True, [1]])
@@ -259,11 +261,27 @@ def test_a_limit_that_is_none_or_above_the_deployments_is_refused_and_starts_not
     assert world.database.tasks == {}
 
 
-@pytest.mark.parametrize(("name", "limits"), [("max_cost_usd", (1, 1, 2)), ("max_duration_s", (60, 60, 120))])
-def test_another_limit_under_the_same_key_is_another_request(start, name, limits):
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_option_goes_to_the_store_as_it_was_sent_and_another_value_is_another_request(start, world, user, name):
     key = {"Idempotency-Key": "click-1"}
+    values = option_values(name)
+    if name == "project_id":
+        values = [world.database.add_project(user) for _ in values]
 
-    assert [start(headers=key, **{name: limit}).status for limit in limits] == [200, 200, 409]
+    assert [start(headers=key, **{name: value}).status for value in (*values[:1], *values)] == [200, 200, 409]
+    [stored] = world.database.credentials.values()
+    assert getattr(stored.options, name) == values[0]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_option_is_described(client, name):
+    assert name in client.get("/openapi.json").json()["components"]["schemas"]["StartTaskIn"]["properties"]
+
+
+def test_a_task_is_described_with_every_column(client):
+    described = client.get("/openapi.json").json()["components"]["schemas"]["Task"]["properties"]
+
+    assert list(described) == columns_of("tasks")
 
 
 @pytest.mark.parametrize("limit", [None, 60, 86_400])
@@ -271,7 +289,7 @@ def test_a_task_may_take_its_time(start, world, limit):
     assert start(max_duration_s=limit).status == 200
 
     [stored] = world.database.credentials.values()
-    assert stored.max_duration_s == limit
+    assert stored.options.max_duration_s == limit
 
 
 @pytest.mark.parametrize("limit", [0, 59, 86_401, 1.5, "3600", True])
