@@ -1,7 +1,7 @@
 """Checks that public texts are in plain English: `python -m tools.plain_english`, a part of `make lint`.
 
-Public texts are docs/openapi.json, the README, the how-to pages, the help of the Makefile, and every string of several
-words in the source: errors, descriptions, output of programs. Docstrings and comments are not checked.
+Public texts are docs/openapi.json, the README, the how-to and HTML pages, the help of the Makefile, and every string of
+several words in the source: errors, descriptions, output of programs. Docstrings and comments are not checked.
 """
 
 import ast
@@ -51,7 +51,8 @@ def findings(text: str) -> Iterator[str]:
 def public_texts(root: Path) -> Iterator[Text]:
     """All public texts of the repository at `root`."""
     yield from _openapi_texts(root / "docs" / "openapi.json", root)
-    for page in (root / "README.md", *sorted((root / "docs" / "how-to").glob("*.md"))):
+    how_to, html = (root / "docs" / "how-to").glob("*.md"), (root / "functions").rglob("*.html")
+    for page in (root / "README.md", *sorted(how_to), *sorted(html)):
         yield from _paragraphs(page, root)
     yield from _help_lines(root / "Makefile", root)
     for source in SOURCES:

@@ -66,6 +66,10 @@ def test_every_place_of_public_texts_is_read(repository):
     assert repository("README.md", "# Title\n") == []
     assert repository("docs/how-to/x.md", "# For somebody\n") == ["docs/how-to/x.md:1"]
     assert repository("docs/how-to/x.md", "# Title\n") == []
+    assert repository("functions/api/web/docs.html", "<p>Plain</p>\n\n<p>of\nours</p>\n") == [
+        "functions/api/web/docs.html:3"
+    ]
+    assert repository("functions/api/web/docs.html", "") == []
     assert repository("Makefile", "demo:\n\ttrue\n\ntest: x ## Try anew\n") == ["Makefile:4"]
 
 
