@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sandbox.collect import keys_in
+from sandbox.programs.possible_secrets import keys_in
 from shared.domain.key_shapes import KEY_SHAPES
 
 WORD = "a1B2c3D4" * 10  # joined here, so that no scanner of this repository takes them for keys
