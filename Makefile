@@ -142,7 +142,7 @@ define bundle
 	cp -R $(PACKAGES)/$(1)/. "$(ARTIFACTS_DIR)"
 	tar -cf - --exclude='__pycache__' --exclude='requirements*' functions/__init__.py functions/$(1) shared $(2) \
 		| tar -xf - -C "$(ARTIFACTS_DIR)"
-	$(COMPILE) "$(ARTIFACTS_DIR)" "$(ARTIFACTS_DIR)/functions" "$(ARTIFACTS_DIR)/shared"
+	$(COMPILE) "$(ARTIFACTS_DIR)" $(foreach sources,functions shared $(firstword $(subst /, ,$(2))),"$(ARTIFACTS_DIR)/$(sources)")
 endef
 
 .PHONY: build-ApiFunction build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction
@@ -151,7 +151,7 @@ build-ApiFunction: $(PACKAGES)/api
 
 # The executor uploads these programs into each sandbox: they travel with it.
 build-ExecutorFunction build-DeadLettersFunction build-ReaperFunction: $(PACKAGES)/executor
-	$(call bundle,executor,sandbox/supervisor.py sandbox/clone.py sandbox/collect.py sandbox/forget.py sandbox/close.py)
+	$(call bundle,executor,sandbox/__init__.py sandbox/archive.py sandbox/programs)
 
 # --------------------------------------------------------------------------------------------------------- maintenance
 

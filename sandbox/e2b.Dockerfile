@@ -21,8 +21,9 @@ RUN npm install --global --no-fund --no-audit \
 RUN useradd --create-home --shell /bin/bash agent \
     && chmod 0700 /root
 
-# E2B's build scripts run after this file and open what it has closed. This program runs after them (see template.py).
-COPY sandbox/close.py /usr/lib/async-code/close.py
+# E2B's build scripts run after this file and open what it has closed. One of these programs runs after them (see
+# template.py, which puts them into the build's context).
+COPY programs.pyz /usr/lib/async-code/programs.pyz
 
 # There is no ENV for what runs need: E2B keeps it while it builds, and no sandbox has it. The executor gives each
 # command its environment.

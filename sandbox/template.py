@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Self
 from e2b import Template, default_build_logger
 from e2b.template.main import TemplateFinal
 
+from sandbox import archive
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "/usr/bin/python3"
-CLOSE = "/usr/lib/async-code/close.py"  # where the Dockerfile puts it
+PROGRAMS = f"/usr/lib/async-code/{archive.NAME}"  # where the Dockerfile puts them
 CLOSED = "/root/runs/processes.json"  # the last thing that it writes
 
 
@@ -31,25 +34,31 @@ class SandboxTemplate:
         """Raises TypeError when a setting is missing or unknown."""
         return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
 
-    def steps(self) -> TemplateFinal:
+    def steps(self, context: Path) -> TemplateFinal:
         """The Dockerfile as E2B understands it, and what closes the image. Raises e2b's DockerfileSyntaxError.
+
+        `context` is an empty folder for the files that the Dockerfile copies. They are read when the template is built.
 
         The start command runs once, after E2B's own scripts, which open what the Dockerfile had closed; every sandbox
         begins with what it leaves. E2B would end it as soon as the ready command succeeds.
         """
-        template = Template(file_context_path=ROOT).from_dockerfile(str(ROOT / self.dockerfile))
-        return template.set_user("root").set_start_cmd(f"{PYTHON} -I -S {CLOSE} build", f"/usr/bin/test -e {CLOSED}")
+        (context / archive.NAME).write_bytes(archive.archive())
+        template = Template(file_context_path=context).from_dockerfile(str(ROOT / self.dockerfile))
+        return template.set_user("root").set_start_cmd(
+            f"{PYTHON} -I -S {PROGRAMS} close build", f"/usr/bin/test -e {CLOSED}"
+        )
 
 
 def main() -> int:
     template = SandboxTemplate.read(ROOT / "e2b.toml")
-    built = Template.build(
-        template.steps(),
-        template.template_name,
-        cpu_count=template.cpu_count,
-        memory_mb=template.memory_mb,
-        on_build_logs=default_build_logger(),
-    )
+    with tempfile.TemporaryDirectory() as context:
+        built = Template.build(
+            template.steps(Path(context)),
+            template.template_name,
+            cpu_count=template.cpu_count,
+            memory_mb=template.memory_mb,
+            on_build_logs=default_build_logger(),
+        )
     print(f"Built {template.template_name}: {built.template_id}, build {built.build_id}")
     return 0
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from functions.executor.errors import BrokenProgram
-from functions.executor.phases import PHASES, agent, checkpoint, handover
+from functions.executor.phases import PHASES, agent, checkpoint, secret_delivery
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import AppError, Forbidden, Misconfigured, NotAuthenticated, RunFailed
@@ -81,7 +81,7 @@ def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
         outcome = _must_end(run, ports, secrets) or PHASES[run.phase](run, ports, secrets)
-        handover.left(run, outcome, ports, secrets)
+        secret_delivery.left(run, outcome, ports, secrets)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
         return ended_early(run, error.error_code, str(error))
@@ -144,7 +144,7 @@ def end_run(run: Run, end: Finish, ports: Ports) -> None:
         return
     logger.info("run.ended", extra={"status": end.status, "error_code": end.error_code})
     try:
-        handover.destroy(run, ports)
+        secret_delivery.destroy(run, ports)
     except AppError as error:  # the reaper will
         logger.warning("secret.not_destroyed", extra=error.for_log())
     if run.sandbox_id:

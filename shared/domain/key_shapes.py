@@ -4,7 +4,7 @@ from shared.domain.agents import PROFILES
 
 # Regular expressions for Python, from the makers' documentation, November 2026. Each begins with what such a key begins
 # with, so that it is looked for fast, and looks only so far ahead, so that no text makes it slow. A match counts at the
-# beginning of a word only (sandbox/collect.py).
+# beginning of a word only (sandbox/programs/possible_secrets.py).
 KEY_SHAPES: dict[str, str] = {
     "a GitHub token": r"gh[pousr]_[A-Za-z0-9]{36,255}\b",
     "a fine-grained GitHub token": r"github_pat_[A-Za-z0-9_]{50,255}\b",

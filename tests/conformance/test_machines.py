@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from e2b import CommandExitException, Sandbox
 
+from sandbox import archive
 from tests.conformance.image import HOSTNAME
 from tests.integration.e2b_servers import Server, speak_to
 from tests.waiting import wait_for
 
-CLOSE = Path(__file__).parents[2] / "sandbox" / "close.py"
 PLANTED = "#!/bin/sh\nid -u > /tmp/planted-$(id -u)\n"
 
 
@@ -36,9 +35,9 @@ def printed(sandbox: Sandbox, script: str, user: str = "agent") -> str:
 
 
 def close(sandbox: Sandbox) -> None:
-    sandbox.files.write("/root/close.py", CLOSE.read_bytes(), user="root")
+    sandbox.files.write("/root/programs.pyz", archive.archive(), user="root")
     env = "/usr/bin/env -i PATH=/usr/bin:/bin AGENT_USER=agent AGENT_HOME=/home/agent"
-    said = json.loads(printed(sandbox, f"{env} /usr/bin/python3 -IS /root/close.py close", "root"))
+    said = json.loads(printed(sandbox, f"{env} /usr/bin/python3 -IS /root/programs.pyz close close", "root"))
     assert said["ok"], said["problems"]
 
 

@@ -5,13 +5,14 @@ import heapq
 import itertools
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from functions.executor.dead_letters import give_up
 from functions.executor.ports import Ports
 from functions.executor.reaper import reap
 from functions.executor.step import on_message
+from sandbox.programs.protocol import CloneReport, CollectReport, Failure, WipeReport, to_json
 from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
 from shared.domain.agents import AgentName
@@ -74,13 +75,13 @@ def claude_result(text: str = "All done.", **changes) -> dict:
 
 
 def changed_file(path: str, **changes) -> Row:
-    """A file as sandbox/collect.py lists it: by default a new one."""
+    """A file as collect.py lists it: by default a new one."""
     file = {"path": path, "previous_path": None, "status": "added", "mode": "100644", "previous_mode": None}
     return file | {"before": None, "after": "new\n", "encoding": "utf-8", "size": 4, "truncated": False} | changes
 
 
 def collected(*files: Row, **changes) -> dict:
-    """A result as sandbox/collect.py writes it."""
+    """A result as collect.py writes it."""
     result = {
         "base_commit": BASE_COMMIT,
         "commit": "c" * 40 if files else None,
@@ -102,28 +103,32 @@ def collected(*files: Row, **changes) -> dict:
     return result | changes
 
 
+def reports(report: object, writes: Mapping[str, bytes] | None = None) -> Script:
+    """A program of ours that reports after a second."""
+    return Script(ends_at=1, output=((1, to_json(report).encode() + b"\n"),), writes=writes or {})
+
+
 def cloned(**changes) -> Script:
     place = {"branch": "main", "work_tree": "/home/agent/repo"}
-    report = {"ok": True, "base_commit": BASE_COMMIT, "bytes": 1000, "took_s": 1.0} | place
-    return Script(ends_at=1, output=((1, json_lines(report | changes)),))
+    return reports(CloneReport(**{"base_commit": BASE_COMMIT, "bytes": 1000, "took_s": 1.0} | place | changes))
 
 
 def clone_failed(error: str, message: str = "git said no") -> Script:
-    return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
+    return reports(Failure(error, message))
 
 
 def collects(result: dict, *packs: list[bytes], into: str = "result.json") -> Script:
     """`packs` are contents that lie apart, by the file that they come in."""
     listed = [[{"id": blob_id(data), "size": len(data)} for data in pack] for pack in packs]
     raw = json.dumps(result | {"contents": listed}, ensure_ascii=False).encode()
-    told = {"files": result["files_changed"], "tree": result["tree"]}
-    report = {"ok": True, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), **told}
+    digest = hashlib.sha256(raw).hexdigest()
+    report = CollectReport(bytes=len(raw), sha256=digest, files=result["files_changed"], tree=result["tree"])
     written = {f"contents/{number}": b"".join(pack) for number, pack in enumerate(packs)}
-    return Script(ends_at=1, output=((1, json_lines(report)),), writes={into: raw, **written})
+    return reports(report, writes={into: raw, **written})
 
 
-def forgets(**report) -> Script:
-    return Script(ends_at=1, output=((1, json_lines({"ok": True, "changed": 0} | report)),))
+def wipes_secrets() -> Script:
+    return reports(WipeReport(changed=0))
 
 
 def prints(*objects: dict, at: float = 5, **changes) -> Script:
@@ -139,7 +144,7 @@ def good_scripts() -> dict[str, Script]:
         "clone": cloned(),
         "setup": Script(ends_at=2, output=((1, b"installing\n"), (2, b"installed\n"))),
         "agent": prints(CLAUDE_INIT, claude_says("I will look."), claude_result(), at=40),
-        "forget": forgets(),
+        "wipe_secrets": wipes_secrets(),
         "collect": collects(collected(changed_file("new.txt"))),
         "checkpoint": collects(collected(changed_file("half.txt"), tree="9" * 40), into="checkpoint.json"),
     }

@@ -1,18 +1,31 @@
 """Sandboxes in memory: files are a dict, jobs are scripts, time is the clock's.
 
-The jobs answer like sandbox/supervisor.py; both pass tests/integration/test_jobs.py.
+The jobs answer like sandbox/programs/supervisor.py; both pass tests/integration/test_jobs.py.
 """
 
-import base64
-import json
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from functions.executor.errors import InjectionUnavailable, SandboxGone, failed_command
-from functions.executor.jobs import PROGRAM_NAMES, RUNS, digest_of
+from functions.executor.jobs import RUNS, SUPERVISOR
+from functions.executor.phases import closing
 from functions.executor.ports import SandboxInfo, StoredSecret
+from sandbox.programs.protocol import (
+    JOB_FILE,
+    STDERR_TAIL_BYTES,
+    TAKEN_AT_START,
+    TAKEN_BY_THE_JOB,
+    CloseReport,
+    JobEnd,
+    JobReport,
+    JobRequest,
+    LookRequest,
+    from_json,
+    to_json,
+)
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, SandboxNetwork
 from shared.domain.run import Run
@@ -20,13 +33,7 @@ from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 
 TERMINATED = 128 + 15
-TAKEN_AT_START, TAKEN_BY_THE_JOB = (
-    ("secret_env.json", "secret_home.json"),
-    ("git_token",),
-)  # as supervisor.py knows them
-STDERR_TAIL_BYTES = 4096
 NEVER = datetime.max.replace(tzinfo=UTC)
-UNLIMITED = {"timeout_s": None, "idle_timeout_s": None, "max_output_bytes": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +46,19 @@ class Script:
     output: tuple[tuple[float, bytes], ...] = ()
     ends_at: float | None = 0
     exit_code: int = 0
-    ended_by: str = "exit"  # or signal
+    ended_by: JobEnd = "exit"  # or signal
     stderr: str = ""
     writes: Mapping[str, bytes] = field(default_factory=dict)
     crashes_at: float | None = None
-    diary: tuple[tuple[float, str], ...] = ()  # lines, as a look that asks for the diary finds them
+    usage_log: tuple[tuple[float, str], ...] = ()  # its lines, as a look that asks for it finds them
 
 
 @dataclass
 class FakeJob:
-    """A job that was started; `limits` is its job.json."""
+    """A job that was started; `request` is its job.json, None for one that was stopped before."""
 
     script: Script
-    limits: Mapping[str, object]
+    request: JobRequest | None
     started_at: datetime
     now: Callable[[], datetime]
     stopped_after: float | None = None
@@ -62,15 +69,17 @@ class FakeJob:
         return (self.now() - self.started_at).total_seconds()
 
     @property
-    def end(self) -> tuple[float, str, int | None] | None:
+    def end(self) -> tuple[float, JobEnd, int | None] | None:
         """When, how and with which exit code it ends; None when nothing will end it."""
-        ends = [
+        if self.request is None:
+            return None
+        ends: list[tuple[float, JobEnd, int | None]] = [
             (at, by, code)
             for at, by, code in (
                 (self.stopped_after, "stop", TERMINATED),
                 (self.script.ends_at, self.script.ended_by, self.script.exit_code),
                 (self._too_much_output_at(), "output_limit", TERMINATED),
-                (self.limits["timeout_s"], "timeout", TERMINATED),
+                (self.request.timeout_s, "timeout", TERMINATED),
                 (self._idle_at(), "idle", TERMINATED),
             )
             if at is not None
@@ -91,20 +100,20 @@ class FakeJob:
         until = min(self.age, self.end[0]) if self.end else self.age
         return b"".join(data for at, data in self.script.output if at <= until)
 
-    def note(self, word: str) -> str | None:
+    def usage_line(self, word: str) -> str | None:
         until = min(self.age, self.end[0]) if self.end else self.age
-        return next((line for at, line in reversed(self.script.diary) if at <= until and word in line), None)
+        return next((line for at, line in reversed(self.script.usage_log) if at <= until and word in line), None)
 
     def _too_much_output_at(self) -> float | None:
         total = 0
         for at, data in self.script.output:
             total += len(data)
-            if total > self.limits["max_output_bytes"]:
+            if total > self.request.max_output_bytes:
                 return at
         return None
 
     def _idle_at(self) -> float | None:
-        patience, last = self.limits["idle_timeout_s"], 0.0
+        patience, last = self.request.idle_timeout_s, 0.0
         if patience is None:
             return None
         for at, _ in self.script.output:
@@ -130,9 +139,9 @@ class FakeSandbox:
     uploads: list[tuple[str, bytes]] = field(default_factory=list)  # everything that ever came in
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)  # of the supervisor
-    checks: list[str] = field(default_factory=list)  # verbs of close.py
+    checks: list[str] = field(default_factory=list)  # verbs of `close`
     network: SandboxNetwork = OPEN_NETWORK
-    problems: list[str] = field(default_factory=list)  # what close.py finds
+    problems: list[str] = field(default_factory=list)  # what `close` finds
     started: list[tuple[str, SandboxNetwork]] = field(default_factory=list)  # each job, and the network of that moment
 
     def clock(self) -> datetime:
@@ -172,7 +181,7 @@ class FakeSandboxes:
     ever: list[FakeSandbox] = field(default_factory=list)
     down: Exception | None = None
     lease_s: float = 900
-    problems: list[str] = field(default_factory=list)  # what close.py cannot close in a new one
+    problems: list[str] = field(default_factory=list)  # what `close` cannot close in a new one
     team_has: set[str] = field(default_factory=set)
     secrets: dict[str, tuple[StoredSecret, Secret]] = field(default_factory=dict)
     secrets_stored: list[str] = field(default_factory=list)  # every name, each time
@@ -275,7 +284,7 @@ class FakeWorkbench:
             return self._box.files[path]
 
     def run_python(self, program: str, *arguments: str, timeout_s: int) -> str:
-        """Only ever `…/supervisor.py VERB JOB_DIR [--option value]…` and `…/close.py VERB`."""
+        """Only ever `…/programs.pyz supervisor VERB JOB_DIR LOOK` and `…/programs.pyz close VERB`."""
         with self._asking():
             return self._run(program, *arguments)
 
@@ -302,24 +311,23 @@ class FakeWorkbench:
         assert program.startswith("/"), program
         if program not in box.files:
             raise failed_command(2, f"python3: can't open file '{program}'")
-        if program.endswith("/close.py"):
+        name, *arguments = arguments
+        if name == closing.PROGRAM:
             box.checks += arguments
-            return json.dumps({"ok": not box.problems, "problems": box.problems, "closed": []})
-        box.commands.append(["python", program, *arguments])
-        verb, job_dir, *rest = arguments
-        options = dict(zip(rest[::2], rest[1::2], strict=True))
+            return to_json(CloseReport(ok=not box.problems, problems=tuple(box.problems), closed=()))
+        assert name == SUPERVISOR, name
+        box.commands.append([program, name, *arguments])
+        verb, job_dir, asked = arguments
+        request = from_json(LookRequest, asked)
         {"start": self._start, "look": lambda _: None, "stop": self._stop}[verb](job_dir)
-        self._wait(job_dir, float(options.get("--wait-s", 0)))
+        self._wait(job_dir, request.wait_s)
         self._settle(job_dir)
-        offset, limit = int(options.get("--offset", 0)), int(options.get("--max-bytes", 256 * 1024))
-        answer = _look(box.jobs.get(job_dir), offset, limit)
-        if "--diary" in options and job_dir in box.jobs:
-            answer["diary"] = box.jobs[job_dir].note(options["--diary-word"])
-        self._discard_leftovers(job_dir, answer["state"])
-        folder = program.rpartition("/")[0]
-        programs = {name: box.files.get(f"{folder}/{name}", b"") for name in PROGRAM_NAMES}
-        answer["programs"] = digest_of(programs)
-        return json.dumps(answer)
+        job = box.jobs.get(job_dir)
+        usage_line = job.usage_line(request.usage_log.word) if job and request.usage_log else None
+        programs = hashlib.sha256(box.files[program]).hexdigest()
+        report = replace(_look(job, request), usage_line=usage_line, programs=programs)
+        self._discard_leftovers(job_dir, report.state)
+        return to_json(report)
 
     @property
     def _box(self) -> FakeSandbox:
@@ -329,20 +337,20 @@ class FakeWorkbench:
         box = self._box
         if job_dir in box.jobs:
             return
-        limits = json.loads(box.files[f"{job_dir}/job.json"])
-        for secrets in filter(None, (limits["secret_env_file"], limits["secret_home_file"])):
+        request = from_json(JobRequest, box.files[f"{job_dir}/{JOB_FILE}"])
+        for secrets in request.secret_files:
             del box.files[f"{job_dir}/{secrets}"]
         job = job_dir.rpartition("/")[2]
         box.started.append((job, box.network))
         script = box.scripts.get(job) or box.scripts[job.rpartition("-")[0]]  # one for all the checkpoints
-        box.jobs[job_dir] = FakeJob(script, limits, box.clock(), box.clock)
+        box.jobs[job_dir] = FakeJob(script, request, box.clock(), box.clock)
 
     def _stop(self, job_dir: str) -> None:
         box = self._box
         if job_dir not in box.jobs:  # one that never ran can never start
-            box.jobs[job_dir] = FakeJob(Script(ends_at=None), UNLIMITED, box.clock(), box.clock)
+            box.jobs[job_dir] = FakeJob(Script(), None, box.clock(), box.clock)
         job = box.jobs[job_dir]
-        if job.crashed or job.limits is UNLIMITED:
+        if job.crashed or job.request is None:
             job.tidied = True
         elif not job.ended:
             job.stopped_after = job.age
@@ -368,26 +376,29 @@ class FakeWorkbench:
             self._box.files.update({f"{folder}/{name}": data for name, data in job.script.writes.items()})
 
 
-def _look(job: FakeJob | None, offset: int, limit: int) -> dict:
+def _look(job: FakeJob | None, request: LookRequest) -> JobReport:
     if job is None:
-        return _answer("absent", None, None, b"", offset, limit, "")
-    state = "crashed" if job.crashed else "ended" if job.ended else "running"
-    by, code = None, None
-    if state == "ended":
-        by, code = job.end[1:] if not job.tidied else ("stop" if job.limits is UNLIMITED else "crash", None)
-    return _answer(state, by, code, job.stdout, offset, limit, job.script.stderr)
-
-
-def _answer(state, ended_by, exit_code, stdout, offset, limit, stderr) -> dict:
-    data = stdout[offset : offset + limit]
-    if not (state in {"ended", "crashed"} and len(data) < limit):  # whole lines only, unless one fills the chunk
+        return JobReport(state="absent", offset=request.offset)
+    stdout, limit = job.stdout, request.max_bytes
+    data = stdout[request.offset : request.offset + limit]
+    is_over = job.ended or job.crashed
+    if not (is_over and len(data) < limit):  # whole lines only, unless one fills the chunk
         data = data[: data.rfind(b"\n") + 1] or (data if len(data) == limit else b"")
-    return {
-        "state": state,
-        "exit_code": exit_code,
-        "ended_by": ended_by,
-        "output_bytes": len(stdout),
-        "offset": offset + len(data),
-        "chunk": base64.b64encode(data).decode(),
-        "stderr_tail": stderr.encode()[-STDERR_TAIL_BYTES:].decode(errors="replace"),
-    }
+    ended_by, exit_code = _how_it_ended(job)
+    return JobReport(
+        state="crashed" if job.crashed else "ended" if job.ended else "running",
+        exit_code=exit_code,
+        ended_by=ended_by,
+        output_bytes=len(stdout),
+        offset=request.offset + len(data),
+        chunk=data,
+        stderr_tail=job.script.stderr.encode()[-STDERR_TAIL_BYTES:].decode(errors="replace"),
+    )
+
+
+def _how_it_ended(job: FakeJob) -> tuple[JobEnd | None, int | None]:
+    if job.request is None:
+        return "stop", None
+    if job.crashed or job.tidied:
+        return "crash", None
+    return job.end[1:] if job.ended and job.end else (None, None)

@@ -65,7 +65,7 @@ STAND_IN = ".stand-in"
 
 
 def _is_supervisor(command):
-    return any(word.endswith("supervisor.py") for word in command) and "start" in command
+    return "supervisor" in command and "start" in command
 
 
 class Gate:

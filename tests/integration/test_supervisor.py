@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,21 +16,17 @@ import psutil
 import pytest
 
 from tests.process_table import command_of
+from tests.sandbox_programs import command, install
 from tests.small_disks import NO_ROOM, small_disk
 from tests.waiting import wait_for
 
-PROGRAM = Path(__file__).parents[2] / "sandbox" / "supervisor.py"
 IS_ROOT = os.getuid() == 0
-WAIT_S = "45"
+WAIT_S = 45
 JOB = {
     "argv": ["true"],
-    "cwd": "",
     "user": "agent",
-    "env": {},
-    "secret_env_file": None,
-    "stdin": None,
+    "cwd": "",
     "timeout_s": 60,
-    "idle_timeout_s": None,
     "max_output_bytes": 10_000_000,
     "stop_grace_s": 5,
 }
@@ -38,9 +35,9 @@ JOB = {
 class Job:
     """A job's folder and the three commands."""
 
-    def __init__(self, folder, home, program=PROGRAM, **environment):
+    def __init__(self, folder, home, programs=None, **environment):
         self.folder = folder
-        self.program = program
+        self.programs = programs or install(folder.parent)
         self.environment = {
             "PATH": os.environ["PATH"],
             "AGENT_USER": "",
@@ -54,9 +51,12 @@ class Job:
         (self.folder / "job.json").write_text(json.dumps({**JOB, "argv": argv, **changes}))
         return self
 
-    def call(self, command, *options, cwd="/"):
+    def command(self, verb, folder=None, **look):
+        return command(self.programs, "supervisor", verb, folder or self.folder, json.dumps(look))
+
+    def call(self, verb, cwd="/", **look):
         return subprocess.run(
-            [sys.executable, self.program, command, self.folder, *options],
+            self.command(verb, **look),
             env=self.environment,
             cwd=cwd,
             capture_output=True,
@@ -64,25 +64,25 @@ class Job:
             timeout=120,
         )
 
-    def ask(self, command, *options):
-        done = self.call(command, *options)
+    def ask(self, verb, **look):
+        done = self.call(verb, **look)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.count("\n") == 1
         answer = json.loads(done.stdout)
         answer["text"] = base64.b64decode(answer.pop("chunk")).decode()
         return answer
 
-    def start(self, *options):
-        return self.ask("start", *options)
+    def start(self, **look):
+        return self.ask("start", **look)
 
     def run(self):
         """Start it and wait for its end."""
-        answer = self.start("--wait-s", WAIT_S)
+        answer = self.start(wait_s=WAIT_S)
         assert answer["state"] == "ended", answer
         return answer
 
-    def look(self, *options):
-        return self.ask("look", *options)
+    def look(self, **look):
+        return self.ask("look", **look)
 
     def stop(self):
         return self.ask("stop")
@@ -107,15 +107,12 @@ def job(tmp_path, home):
 
 @pytest.fixture
 def own_program(tmp_path, home):
-    """A factory of jobs of root: a program of ours beside a supervisor, and its arguments."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    shutil.copy(PROGRAM, programs)
-    job = Job(tmp_path / "job", home, program=programs / PROGRAM.name)
+    """A factory of jobs of root: what a program in the place of `clone` does, and its arguments."""
+    job = Job(tmp_path / "job", home)
 
     def write(text, *arguments):
-        (programs / "own.py").write_text(text)
-        return job.write("own.py", *arguments, user="root", cwd="/")
+        install(tmp_path, clone="def main(arguments):\n" + textwrap.indent(text, "    "))
+        return job.write("clone", *arguments, user="root", cwd="/")
 
     yield write
     if job.folder.exists():
@@ -160,8 +157,8 @@ def test_starting_returns_while_the_job_runs_and_a_second_start_changes_nothing(
 
 def test_many_starts_at_once_start_it_once(job, home):
     job.write("sh", "-c", "echo $$ >> pids")
-    command = [sys.executable, PROGRAM, "start", job.folder, "--wait-s", WAIT_S]
-    starts = [subprocess.Popen(command, env=job.environment, stdout=subprocess.PIPE) for _ in range(6)]
+    line = job.command("start", wait_s=WAIT_S)
+    starts = [subprocess.Popen(line, env=job.environment, stdout=subprocess.PIPE) for _ in range(6)]
 
     assert {json.loads(start.communicate(timeout=120)[0])["state"] for start in starts} == {"ended"}
     assert len((home / "pids").read_text().split()) == 1
@@ -211,8 +208,9 @@ def test_a_job_that_makes_no_sense_is_refused_and_not_locked(job, changes):
 
 def test_bad_usage_is_exit_2(job):
     assert job.call("dance").returncode == 2
-    assert job.write("true").call("look", "--offset", "-1").returncode == 2
-    assert job.call("look", "--max-bytes", "0").returncode == 2
+    assert job.write("true").call("look", offset=-1).returncode == 2
+    assert job.call("look", max_bytes=0).returncode == 2
+    assert job.call("look", since=1).returncode == 2
     (job.folder / "job.json").write_text("{")
     assert job.call("start").stderr == "job.json is not JSON.\n"
 
@@ -220,7 +218,7 @@ def test_bad_usage_is_exit_2(job):
 def test_it_works_from_any_folder_and_with_a_relative_path(job):
     job.write("pwd")
     done = subprocess.run(
-        [sys.executable, PROGRAM, "start", "job", "--wait-s", WAIT_S],
+        job.command("start", "job", wait_s=WAIT_S),
         cwd=job.folder.parent,
         env=job.environment,
         capture_output=True,
@@ -238,24 +236,24 @@ def test_output_is_read_from_an_offset_in_whole_lines(job, home):
 
     first = job.look()
     assert (first["text"], first["offset"], first["output_bytes"]) == ("one\ntwo\n", 8, 11)
-    assert job.look("--offset", "8")["text"] == ""
-    assert job.look("--max-bytes", "6")["text"] == "one\n"
-    assert job.look("--max-bytes", "2")["text"] == "on"
+    assert job.look(offset=8)["text"] == ""
+    assert job.look(max_bytes=6)["text"] == "one\n"
+    assert job.look(max_bytes=2)["text"] == "on"
     (home / "go").touch()
 
-    last = job.look("--offset", "8", "--wait-s", WAIT_S)
+    last = job.look(offset=8, wait_s=WAIT_S)
     assert (last["state"], last["text"], last["offset"]) == ("ended", "three\nend", 17)
-    assert job.look("--max-bytes", "5")["text"] == "one\n"
-    assert job.look("--offset", "99")["offset"] == 99
+    assert job.look(max_bytes=5)["text"] == "one\n"
+    assert job.look(offset=99)["offset"] == 99
 
 
 def test_a_look_waits_for_the_end_and_no_longer(job, home):
     job.write("sh", "-c", "until test -e go; do sleep 0.05; done")
     job.start()
 
-    assert job.look("--wait-s", "0.2")["state"] == "running"
+    assert job.look(wait_s=0.2)["state"] == "running"
     (home / "go").touch()
-    assert job.look("--wait-s", WAIT_S)["state"] == "ended"
+    assert job.look(wait_s=WAIT_S)["state"] == "ended"
 
 
 # --- what the job gets ------------------------------------------------------------------------------------
@@ -293,11 +291,11 @@ def test_roots_own_jobs_know_for_whom_they_work(own_program, home):
 
 
 def test_root_runs_programs_of_ours_only_isolated_from_what_else_python_imports(own_program):
-    job = own_program("import sys; print(sys.flags.isolated, sys.flags.no_site, sys.argv[1:])", "a", "b")
+    job = own_program("import sys; print(sys.flags.isolated, sys.flags.no_site, arguments)", "a", "b")
 
     assert job.run()["text"] == "1 1 ['a', 'b']\n"
-    for program in ("sh", "/bin/sh", "../home/other.py"):
-        other = Job(job.folder.with_name("other"), job.folder, program=job.program)
+    for program in ("sh", "/bin/sh", "../home/other.py", "protocol"):
+        other = Job(job.folder.with_name("other"), job.folder, programs=job.programs)
         answer = other.write(program, "-c", "echo ran", user="root", cwd="/").run()
         assert (answer["text"], answer["exit_code"]) == ("", 2), program
         shutil.rmtree(other.folder)
@@ -316,7 +314,7 @@ def test_secrets_reach_the_job_and_nothing_else(job, home):
     answer = job.start()
     assert not (job.folder / "secret").exists()
     (home / "go").touch()
-    answer = job.look("--wait-s", WAIT_S)
+    answer = job.look(wait_s=WAIT_S)
 
     assert answer["text"].split() == ["s3cret-value", "job.json", "state", "stderr", "stdout"]
     kept = [path for path in job.folder.rglob("*") if path.is_file() and path.name != "stdout"]
@@ -512,7 +510,7 @@ def test_whoever_escapes_from_the_process_group_is_ended_before_the_job_counts_a
     job.start()
     escaped = number_in(home / "escaped")
 
-    answer = job.stop() if main_part == "sleep 120" else job.look("--wait-s", WAIT_S)
+    answer = job.stop() if main_part == "sleep 120" else job.look(wait_s=WAIT_S)
 
     assert answer["state"] == "ended"
     assert is_gone(escaped)
@@ -530,7 +528,7 @@ def test_a_stopped_job_that_never_started_can_never_start(job, home):
     (job.folder / "secret").write_text('{"KEY": "s3cret-value"}')
 
     assert job.stop()["ended_by"] == "stop"
-    assert job.start("--wait-s", "0.3")["state"] == "ended"
+    assert job.start(wait_s=0.3)["state"] == "ended"
     assert not (home / "ran").exists()
     assert not (job.folder / "secret").exists()
 
@@ -584,7 +582,7 @@ def test_a_start_that_died_early_is_a_crash_after_ten_seconds(job):
     os.utime(state, (long_ago, long_ago))
 
     assert job.look()["state"] == "crashed"
-    assert job.look("--wait-s", WAIT_S)["state"] == "crashed"
+    assert job.look(wait_s=WAIT_S)["state"] == "crashed"
 
 
 def test_a_terminated_supervisor_ends_its_job(job, home):
@@ -593,7 +591,7 @@ def test_a_terminated_supervisor_ends_its_job(job, home):
     main = number_in(home / "main")
     os.kill(job.supervisor(), signal.SIGTERM)
 
-    assert job.look("--wait-s", WAIT_S)["ended_by"] == "stop"
+    assert job.look(wait_s=WAIT_S)["ended_by"] == "stop"
     assert is_gone(main)
 
 
@@ -622,7 +620,7 @@ def test_a_job_of_before_a_reboot_has_crashed_and_stop_leaves_strangers_alone(jo
         as_after_a_reboot(job, pid=stranger.pid)
 
         assert job.look()["state"] == "crashed"
-        assert job.look("--wait-s", WAIT_S)["state"] == "crashed"
+        assert job.look(wait_s=WAIT_S)["state"] == "crashed"
         assert job.start()["state"] == "crashed"  # at most once, also after a reboot
         assert (job.stop()["ended_by"], job.look()["state"]) == ("crash", "ended")
         assert stranger.poll() is None
@@ -687,7 +685,7 @@ def test_a_token_waits_for_the_job_that_takes_it_and_no_longer(job, home):
     job.look()
     assert secrets_left(job) == ["git_token"]
     (home / "go").touch()
-    job.look("--wait-s", WAIT_S)
+    job.look(wait_s=WAIT_S)
 
     assert secrets_left(job) == []
 
@@ -786,7 +784,7 @@ def free_of(job):
 def test_a_job_that_fills_its_disk_ends_like_any_other_and_leaves_room(full_job):
     full_job.write("sh", "-c", f"{' '.join(full_job.fill)} > /dev/null")
 
-    answer = full_job.start("--wait-s", WAIT_S)
+    answer = full_job.start(wait_s=WAIT_S)
 
     assert (answer["state"], answer["ended_by"], answer["exit_code"]) == ("ended", "exit", 0)
     free, inodes = free_of(full_job)
@@ -832,11 +830,12 @@ def test_a_job_for_which_a_full_disk_has_no_room_says_so_and_may_be_started_late
 # Run as the first process of a namespace: a bystander of the agent's user, then the job, then what is left.
 ALONE = """
 import json, os, pwd, signal, subprocess, sys, time
-program, folder, ends = sys.argv[1:]
+programs, folder, ends = sys.argv[1:]
 user = pwd.getpwnam("games")
 
-def call(verb, *options):
-    return json.loads(subprocess.check_output([sys.executable, program, verb, folder, *options]))
+def call(verb, **look):
+    line = [sys.executable, "-I", "-S", programs, "supervisor", verb, folder, json.dumps(look)]
+    return json.loads(subprocess.check_output(line))
 
 def alive():
     found = []
@@ -851,7 +850,7 @@ def alive():
 
 bystander = subprocess.Popen(["sleep", "3600"], user=user.pw_uid, env={}, start_new_session=True)
 before = len(alive())
-state = call("start", "--wait-s", "45" if ends == "by itself" else "0")
+state = call("start", wait_s=45 if ends == "by itself" else 0)
 if ends != "by itself":
     while not call("look")["output_bytes"]:
         time.sleep(0.02)
@@ -895,7 +894,7 @@ class TestAsAnotherUser:
 
         def live(job, ends):
             (tmp_path / "alone.py").write_text(ALONE)
-            argv = [*probe[:-1], sys.executable, tmp_path / "alone.py", PROGRAM, job.folder, ends]
+            argv = [*probe[:-1], sys.executable, tmp_path / "alone.py", job.programs, job.folder, ends]
             done = subprocess.run(argv, env=job.environment, capture_output=True, text=True, check=False, timeout=120)
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)
@@ -952,7 +951,7 @@ class TestAsAnotherUser:
         job.environment["AGENT_USER"] = "games"  # all processes of the user may be killed: not `nobody`'s
         mark = f"fleeing from {job.folder}"  # an argument: the environment is closed to other users, even to some roots
         job.write("python3", "-c", f"import os\nos.fork() or exec({flee!r})\nos.wait()", mark, stop_grace_s=0.2)
-        answer = job.start("--wait-s", WAIT_S)
+        answer = job.start(wait_s=WAIT_S)
 
         assert answer["state"] == "ended"
         assert [process for process in psutil.process_iter() if mark in command_of(process)] == []
@@ -976,7 +975,7 @@ class TestAsAnotherUser:
         assert told["state"] == "ended"
         assert told["left"] == []
 
-    def test_a_diary_is_read_with_the_rights_of_the_agent(self, job, tmp_path):
+    def test_a_usage_log_is_read_with_the_rights_of_the_agent(self, job, tmp_path):
         home, roots = Path(job.environment["AGENT_HOME"]), tmp_path / "roots"
         roots.mkdir(mode=0o700)
         tmp_path.chmod(0o755)
@@ -984,16 +983,14 @@ class TestAsAnotherUser:
         assert job.run()["exit_code"] == 0
         (roots / "log-1").write_text("count: a secret of root\n")  # the newest
 
-        answer = job.look("--diary", "logs/*/log-*", "--diary-word", "count")
+        answer = job.look(usage_log={"pattern": "logs/*/log-*", "word": "count"})
 
-        assert answer["diary"] == "count: 1"
+        assert answer["usage_line"] == "count: 1"
         assert (home / "logs/roots").resolve() == roots
 
     def test_a_job_of_root_stays_root(self, job, tmp_path):
-        job.program = tmp_path / PROGRAM.name
-        shutil.copy(PROGRAM, job.program)
-        (tmp_path / "who.py").write_text("import os; print(os.getuid())")
-        assert job.write("who.py", user="root", cwd="/").run()["text"] == "0\n"
+        install(tmp_path, clone="import os\ndef main(_): print(os.getuid())")
+        assert job.write("clone", user="root", cwd="/").run()["text"] == "0\n"
 
     @pytest.mark.parametrize("user", ["no-such-user", "root"])
     def test_a_user_that_does_not_exist_or_is_root_is_refused(self, job, user):

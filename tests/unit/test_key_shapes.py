@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.collect import keys_in
+from sandbox.programs.possible_secrets import keys_in
 from shared.domain.agents import AgentName
 from shared.domain.key_shapes import KEY_SHAPES
 from shared.domain.redaction import Redactor

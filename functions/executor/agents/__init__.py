@@ -13,7 +13,6 @@ from functions.executor.agents.driver import (
     AgentFailure,
     AgentResult,
     ReaderState,
-    UsageLog,
 )
 from shared.domain.agents import AgentName
 
@@ -33,5 +32,4 @@ __all__ = [
     "AgentResult",
     "Checkout",
     "ReaderState",
-    "UsageLog",
 ]

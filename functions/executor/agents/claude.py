@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentFailure, AgentResult, ReaderState, UsageLog
+from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentFailure, AgentResult, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.output_lines import (
     MESSAGE_CHARS,
@@ -19,6 +19,7 @@ from functions.executor.agents.output_lines import (
 )
 from functions.executor.agents.prices import NO_TOKENS, cost_usd
 from functions.executor.agents.sessions import session_id, since
+from sandbox.programs.protocol import UsageLog
 from shared.domain.agents.claude import PROFILE
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import Event

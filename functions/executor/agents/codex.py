@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentResult, ReaderState, UsageLog
+from functions.executor.agents.driver import AgentCommand, AgentDriver, AgentResult, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.output_lines import (
     MESSAGE_CHARS,
@@ -23,6 +23,7 @@ from functions.executor.agents.output_lines import (
 )
 from functions.executor.agents.prices import cost_usd
 from functions.executor.agents.sessions import session_id, since
+from sandbox.programs.protocol import UsageLog
 from shared.domain.agents.codex import PROFILE
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import Event

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from functions.executor.agents.checkout import Checkout
+from sandbox.programs.protocol import UsageLog
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import Event
 from shared.domain.secret import Secret
@@ -148,18 +149,10 @@ class AgentDriver(Protocol):
         """The events in the next bytes of its standard output. Never raises, whatever they are."""
         ...
 
-    def usage_log(self, state: ReaderState) -> "UsageLog | None":
+    def usage_log(self, state: ReaderState) -> UsageLog | None:
         """Where its program counts tokens while it works; None where its output does."""
         ...
 
     def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:
         """The state with the tokens of this line of the usage log. Never raises, whatever the line is."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class UsageLog:
-    """A file that an agent's program appends to: a glob pattern below its home. The last line with `word` counts."""
-
-    pattern: str
-    word: str

@@ -3,15 +3,16 @@
 from datetime import timedelta
 from typing import Any
 
-from functions.executor.agents import DRIVERS, AgentFailure, ReaderState, UsageLog
-from functions.executor.jobs import JobSpec, JobState, RunFolder
-from functions.executor.phases import checkpoint, handover
+from functions.executor.agents import DRIVERS, AgentFailure, ReaderState
+from functions.executor.jobs import JobSpec, RunFolder
+from functions.executor.phases import checkpoint, secret_delivery
 from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.reports import RESTARTED
 from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from sandbox.programs.protocol import JobReport, UsageLog
 from shared.config import ExecutorSettings, ModelAccess
 from shared.domain.agents import AgentName
 from shared.domain.errors import RunFailed
@@ -31,7 +32,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
     preferences, _ = secrets.preferences()
     folder = folder_of(run, ports)
-    state = folder.look(JOB, offset=run.output_offset, diary=_usage_log(run))
+    state = folder.look(JOB, offset=run.output_offset, usage_log=_usage_log(run))
     if state.absent:
         state = folder.start(JOB, _job(run, ports, secrets, preferences))
     seen = _Seen(run, ports, state)
@@ -58,7 +59,7 @@ def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     secrets.preferences()  # so that they are taken out of what it has said
     folder = folder_of(run, ports)
     folder.stop(JOB)
-    seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, diary=_usage_log(run)))
+    seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, usage_log=_usage_log(run)))
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -70,7 +71,7 @@ def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
 class _Seen:
     """What one step has read of the agent's output."""
 
-    def __init__(self, run: Run, ports: Ports, state: JobState) -> None:
+    def __init__(self, run: Run, ports: Ports, state: JobReport) -> None:
         self._run = run
         self._now = ports.now
         self._events: list[Event] = []
@@ -101,11 +102,11 @@ class _Seen:
         changes = self._changes() | {"exit_code": exit_code, "error_code": error_code, "error": error}
         return Advance(phase=Phase.COLLECTING, changes=changes, events=tuple(self._events))
 
-    def _take(self, state: JobState) -> None:
+    def _take(self, state: JobReport) -> None:
         self.state = state
         driver = DRIVERS[self._run.agent]
-        if state.note is not None:
-            self.reader = driver.read_usage_log(state.note, self.reader)
+        if state.usage_line is not None:
+            self.reader = driver.read_usage_log(state.usage_line, self.reader)
         events, self.reader = driver.read(state.chunk, self.reader)
         self._events += events
 
@@ -135,7 +136,7 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPrefere
         resume=run.agent_session_id,
         preferences=preferences,
     )
-    key_env, secret_key_env = handover.model_key(run, access.key, command.secret_env, ports, secrets)
+    key_env, secret_key_env = secret_delivery.model_key(run, access.key, command.secret_env, ports, secrets)
     return JobSpec(
         argv=command.argv,
         env={**command.env, **key_env},
@@ -205,7 +206,7 @@ def _verdict(run: Run, seen: _Seen, ports: Ports) -> tuple[str | None, str | Non
     return "agent_failed", f"{title} agent failed: {reason}"
 
 
-def _unsaid(state: JobState) -> str:
+def _unsaid(state: JobReport) -> str:
     if state.ended_by == "signal" and state.exit_code:
         return f"it was killed by signal {state.exit_code - 128}"
     return "Unknown error"

@@ -5,8 +5,8 @@ found. None of its failures is the run's: the next one tries again. What is save
 ends with a better one.
 """
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,11 +25,7 @@ logger = get_logger("executor")
 TOLD_FILES = 100  # paths in an event
 RESULT_FILE = "checkpoint.json"  # one for all: each replaces the one before
 # Nothing lies apart: of a file that is too large for a row, the patch has what was changed.
-LIMITS = {
-    **collecting.LIMITS,
-    "file_bytes": collecting.LIMITS["row_bytes"],
-    "total_bytes": collecting.LIMITS["rows_bytes"],
-}
+LIMITS = replace(collecting.LIMITS, file_bytes=collecting.LIMITS.row_bytes, total_bytes=collecting.LIMITS.rows_bytes)
 # Nobody waits for it, and the agent's own programs go first.
 NICENESS = 10
 
@@ -91,15 +87,15 @@ def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> L
         return Looked()
     ended = {**mark, "running": False}
     report = collecting.report(state)
-    if report["tree"] == mark.get("tree") or not (report["files"] or mark.get("files")):
+    if report.tree == mark.get("tree") or not (report.files or mark.get("files")):
         return Looked(ended)  # nothing is new
-    found = json.loads(collecting.read_result(folder, RESULT_FILE, report))
+    found = collecting.read_result(folder, RESULT_FILE, report)
     secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
     result = collecting.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
     if not ports.runs.save_checkpoint(run, secrets.scrub_result(result)):
         return Looked()  # somebody else has the run, and this step will not be saved either
-    logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report["files"]})
-    told = {name: found[name] for name in ("additions", "deletions")} | {"files": report["files"]}
-    event = Event("changes", {**told, "changed_files": found["changed_files"][:TOLD_FILES]})
-    saved = {"tree": report["tree"], "files": report["files"], "saved_s": mark["begun_s"]}
+    logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report.files})
+    told = {"additions": found.additions, "deletions": found.deletions, "files": report.files}
+    event = Event("changes", {**told, "changed_files": list(found.changed_files[:TOLD_FILES])})
+    saved = {"tree": report.tree, "files": report.files, "saved_s": mark["begun_s"]}
     return Looked({**ended, **saved}, (event,))

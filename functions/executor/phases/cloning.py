@@ -1,23 +1,20 @@
 """The repository comes into the sandbox: a pristine copy that the agent cannot reach, and the agent's working copy."""
 
-import json
-from typing import Any
-
 from functions.executor.agents import ReaderState
-from functions.executor.jobs import JobSpec, JobState
-from functions.executor.phases import handover, setup
+from functions.executor.jobs import JobSpec
+from functions.executor.phases import secret_delivery, setup
 from functions.executor.phases.agent import model_access
 from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of, repository_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.reports import RESTARTED, report_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from sandbox.programs.protocol import TOKEN_FILE, CloneReport, CloneRequest, Failure, JobReport, to_json
 from shared.domain.errors import InvalidInput, RunFailed
 from shared.domain.repository import branch_name
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
 JOB = CLONE_JOB
-TOKEN_FILE = "git_token"
 PATCH_FILE = "patch"
 START_WAIT_S = 3  # most clones end within it, and the step need not be taken again
 
@@ -31,22 +28,22 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     if not state.over:
         return Advance(check_in_s=check_in_s(run, ports))
     cloned = _report(state)
-    if not cloned.get("ok"):
+    if isinstance(cloned, Failure):
         secrets.git_token()  # so that it is taken out of git's words, should they contain it
         raise _failure(cloned, run, ports)
     return Advance(
         phase=Phase.SETUP if setup.scripts(run, cloned) else Phase.AGENT,
-        changes={"base_commit": cloned["base_commit"], "reader_state": _nothing_read(run, ports, secrets, cloned)},
-        events=(Event("cloned", {"commit": cloned["base_commit"], "branch": run.branch}),),
+        changes={"base_commit": cloned.base_commit, "reader_state": _nothing_read(run, ports, secrets, cloned)},
+        events=(Event("cloned", {"commit": cloned.base_commit, "branch": run.branch}),),
     )
 
 
-def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: dict[str, Any]) -> dict[str, Any]:
+def _nothing_read(run: Run, ports: Ports, secrets: StepSecrets, cloned: CloneReport) -> dict[str, object]:
     """Where the reading of the agent's output will start: what the agent itself does not tell."""
     preferences, _ = secrets.preferences()
     model = model_access(run.agent, ports.settings, preferences).model
     start = ReaderState.start(
-        workdir=cloned["work_tree"], real_workdir=cloned.get("real_work_tree", ""), model=run.model or model
+        workdir=cloned.work_tree, real_workdir=cloned.real_work_tree or "", model=run.model or model
     )
     return start.to_json()
 
@@ -58,30 +55,30 @@ def _clone(run: Run, ports: Ports, secrets: StepSecrets) -> JobSpec:
     except InvalidInput as error:
         raise RunFailed(str(error), error_code="repository_refused") from error
     token = secrets.git_token()
-    by_egress = token is not None and handover.git_by_egress(run, repository, token, ports, secrets)
+    by_egress = token is not None and secret_delivery.git_by_egress(run, repository, token, ports, secrets)
     token_file = token if not by_egress else None
     patch = _patch(run, ports)
-    spec = {
-        "url": repository.url,
-        "branch": branch,
-        "commit": run.base_commit,
-        "patch_file": f"{JOB}/{PATCH_FILE}" if patch else None,
-        "depth": ports.settings.clone_depth,
-        "token_file": f"{JOB}/{TOKEN_FILE}" if token_file else None,
-        "base_git": BASE_GIT,
-        "work_tree": WORK_TREE,
-        "timeout_s": ports.settings.clone_timeout_s,
-    }
-    files = {"spec.json": json.dumps(spec).encode()}
+    request = CloneRequest(
+        url=repository.url,
+        branch=branch,
+        commit=run.base_commit,
+        patch_file=f"{JOB}/{PATCH_FILE}" if patch else None,
+        depth=ports.settings.clone_depth,
+        token_file=f"{JOB}/{TOKEN_FILE}" if token_file else None,
+        base_git=BASE_GIT,
+        work_tree=WORK_TREE,
+        timeout_s=ports.settings.clone_timeout_s,
+    )
+    files = {"spec.json": to_json(request).encode()}
     if token_file:
         files[TOKEN_FILE] = token_file.reveal().encode()
     if patch:
         files[PATCH_FILE] = patch.encode()
     return JobSpec(
-        argv=("clone.py", f"{JOB}/spec.json"),
+        argv=("clone", f"{JOB}/spec.json"),
         user="root",
         timeout_s=ports.settings.clone_timeout_s + 30,
-        env=handover.TRUSTING_E2B if by_egress else {},
+        env=secret_delivery.TRUSTING_E2B if by_egress else {},
         files=files,
     )
 
@@ -99,12 +96,12 @@ def _patch(run: Run, ports: Ports) -> str:
     return patch
 
 
-def _report(state: JobState) -> dict[str, Any]:
-    """The one line that clone.py prints; a report of the executor's own when it did not come that far."""
-    return report_of(state) or {"ok": False, "error": "timeout" if state.ended_by == "timeout" else "interrupted"}
+def _report(state: JobReport) -> CloneReport | Failure:
+    """What clone.py reports; a failure of the executor's own when it did not come that far."""
+    return report_of(state, CloneReport) or Failure("timeout" if state.ended_by == "timeout" else "interrupted")
 
 
-def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
+def _failure(report: Failure, run: Run, ports: Ports) -> RunFailed:
     missing = f"Repository not found or branch '{run.branch}' does not exist."
     texts = {
         "auth": ("git_auth", "GitHub authentication failed. Please check your GitHub token permissions."),
@@ -120,7 +117,5 @@ def _failure(report: dict[str, Any], run: Run, ports: Ports) -> RunFailed:
         ),
         "interrupted": ("clone_interrupted", f"Git clone was interrupted: {RESTARTED}. Retry the task."),
     }
-    code, text = texts.get(
-        report.get("error", ""), ("clone_failed", f"Failed to clone repository: {report.get('message', '')}")
-    )
+    code, text = texts.get(report.error, ("clone_failed", f"Failed to clone repository: {report.message}"))
     return RunFailed(text, error_code=code)

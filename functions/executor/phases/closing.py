@@ -1,18 +1,16 @@
 """Before anything of others runs in a sandbox, and before a secret comes into one that was kept: is it closed?
 
-sandbox/close.py says what that means. A sandbox that is open gets no secret and no agent.
+sandbox/programs/close.py says what that means. A sandbox that is open gets no secret and no agent.
 """
 
-import json
-
-from functions.executor.errors import BrokenProgram
-from functions.executor.jobs import RunFolder
+from functions.executor.jobs import RunFolder, parsed
+from sandbox.programs.protocol import CloseReport, CloseVerb
 from shared.domain.errors import RunFailed
 from shared.observability import get_logger
 
 logger = get_logger("executor")
 
-PROGRAM = "close.py"
+PROGRAM = "close"
 TIMEOUT_S = 60  # it looks at some ten thousand files, of a disk that nobody has read yet
 UNSAFE = "sandbox_unsafe"
 
@@ -36,13 +34,8 @@ def is_still_closed(folder: RunFolder) -> bool:
     return not problems
 
 
-def _problems(folder: RunFolder, verb: str) -> list[str]:
-    line = folder.run(PROGRAM, verb, timeout_s=TIMEOUT_S)
-    try:
-        found = json.loads(line)
-        closed, problems, ok = found["closed"], list(found["problems"]), found["ok"] is True
-    except (ValueError, KeyError, TypeError):
-        raise BrokenProgram(0, f"{PROGRAM} answered: {line[:200]}") from None
-    if closed:
-        logger.info("sandbox.closed", extra={"changed": closed})
-    return problems if ok or problems else ["It is not closed, and does not say why."]
+def _problems(folder: RunFolder, verb: CloseVerb) -> tuple[str, ...]:
+    report = parsed(CloseReport, folder.run(PROGRAM, verb, timeout_s=TIMEOUT_S))
+    if report.closed:
+        logger.info("sandbox.closed", extra={"changed": report.closed})
+    return report.problems if report.ok or report.problems else ("It is not closed, and does not say why.",)

@@ -1,11 +1,11 @@
 """Contents that are too large for the result: brought from the sandbox into the database before the run ends."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from functions.executor.jobs import RunFolder
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from sandbox.programs.protocol import Content
 from shared.domain.contents import ContentPart, is_named, parts_of, together
 from shared.domain.errors import RunFailed
 from shared.domain.run import Run
@@ -13,7 +13,7 @@ from shared.domain.run import Run
 FOLDER = "contents"
 BUDGET_S = 40  # of a step, which has 120: a file of the sandbox that was begun is stored to its end
 
-Pack = Sequence[Mapping[str, Any]]  # id and size of each content in one of collect.py's files
+Pack = Sequence[Content]  # the contents in one of collect.py's files
 
 
 def stored(packs: Sequence[Pack], run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> bool:
@@ -24,7 +24,7 @@ def stored(packs: Sequence[Pack], run: Run, ports: Ports, secrets: StepSecrets, 
     known = ports.runs.stored_contents(run) if packs else set()
     began = ports.now()
     for number, pack in enumerate(packs):
-        if known.issuperset(content["id"] for content in pack):
+        if known.issuperset(content.id for content in pack):
             continue
         if (ports.now() - began).total_seconds() > BUDGET_S:
             return False
@@ -44,5 +44,5 @@ def _parts(raw: bytes, pack: Pack, secrets: StepSecrets) -> Iterator[ContentPart
 def _separate(raw: bytes, pack: Pack) -> Iterable[tuple[str, bytes]]:
     at = 0
     for content in pack:
-        yield content["id"], raw[at : at + content["size"]]
-        at += content["size"]
+        yield content.id, raw[at : at + content.size]
+        at += content.size

@@ -11,7 +11,7 @@ from functions.executor.errors import SandboxGone
 from functions.executor.jobs import RunFolder
 from functions.executor.phases import closing
 from functions.executor.phases.agent import model_access
-from functions.executor.phases.handover import network_of
+from functions.executor.phases.secret_delivery import network_of
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
 from shared.domain.errors import RunFailed

@@ -1,25 +1,31 @@
 """What the programs that run as jobs in a sandbox report: one line of JSON each."""
 
-import json
-from typing import Any
+from typing import TypeVar
 
 from functions.executor.errors import BrokenProgram, disk_full, may_pass, says_disk_full
-from functions.executor.jobs import JobState
+from functions.executor.jobs import broken
+from sandbox.programs.protocol import DISK_FULL, Failure, JobReport, ProtocolError, parse, report_from_value
 
 RESTARTED = "the sandbox was restarted or ran out of memory"
 
+T = TypeVar("T")
 
-def report_of(state: JobState) -> dict[str, Any] | None:
+
+def report_of(state: JobReport, kind: type[T]) -> T | Failure | None:
     """The report of a job that is over; None for one that was interrupted, ran out of time or lacked memory.
 
-    Raises RunFailed for a full disk, and BrokenProgram where a job ended by itself without a report.
+    Raises RunFailed for a full disk, and BrokenProgram where a job ended by itself without a report of this kind.
     """
     try:
-        report = json.loads(state.chunk)
-    except ValueError:
-        report = None
-    if isinstance(report, dict):
-        if report.get("error") == "disk_full":
+        printed = parse(state.chunk)
+    except ProtocolError:
+        printed = None
+    if isinstance(printed, dict):
+        try:
+            report = report_from_value(kind, printed)
+        except ProtocolError as error:
+            raise broken(error, state.chunk) from None
+        if isinstance(report, Failure) and report.error == DISK_FULL:
             raise disk_full()
         return report
     if says_disk_full(state.stderr_tail):

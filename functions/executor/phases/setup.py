@@ -6,18 +6,16 @@ What they leave in the work tree is a part of the result like anything else that
 the repository ignores it.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from functions.executor.agents import Checkout, ReaderState
-from functions.executor.jobs import JobSpec, JobState
+from functions.executor.jobs import JobSpec, parsed
 from functions.executor.phases.bench import CLONE_JOB, WORK_TREE, folder_of
 from functions.executor.phases.pace import check_in_s
 from functions.executor.phases.reports import RESTARTED
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from sandbox.programs.protocol import CloneReport, JobReport, SetupScript
 from shared.domain.errors import RunFailed
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
@@ -36,18 +34,18 @@ class Script:
     text: str
 
 
-def scripts(run: Run, cloned: Mapping[str, Any]) -> tuple[Script, ...]:
+def scripts(run: Run, cloned: CloneReport) -> tuple[Script, ...]:
     """The run's setup scripts, in their order. `cloned` is what clone.py reported.
 
     Raises RunFailed when the repository's own is none that can be run.
     """
     title = f"The repository's setup script {REPOSITORYS}"
-    own = cloned.get("setup") or {}
-    if problem := own.get("problem"):
-        raise RunFailed(f"{title} {problem}.", error_code="setup_failed")
+    own = cloned.setup or SetupScript()
+    if own.problem:
+        raise RunFailed(f"{title} {own.problem}.", error_code="setup_failed")
     both = (
         Script(job="setup", title="The project's setup script", name="setup", text=run.setup_script or ""),
-        Script(job="repository_setup", title=title, name=REPOSITORYS, text=own.get("script") or ""),
+        Script(job="repository_setup", title=title, name=REPOSITORYS, text=own.script or ""),
     )
     return tuple(script for script in both if script.text)
 
@@ -56,7 +54,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start a script, or turn its new output into events; when it has ended well, go on to the next, then the agent."""
     env, _ = secrets.project_env()
     folder = folder_of(run, ports)
-    todo = scripts(run, json.loads(folder.look(CLONE_JOB).chunk))
+    todo = scripts(run, parsed(CloneReport, folder.look(CLONE_JOB).chunk))
     done = run.reader_state.get(SCRIPTS_DONE, 0)
     script = todo[done]
     state = folder.look(script.job, offset=run.output_offset)
@@ -85,12 +83,12 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     return Advance(phase=Phase.AGENT, changes={"output_offset": 0}, events=events)
 
 
-def _output(state: JobState, checkout: Checkout) -> tuple[Event, ...]:
+def _output(state: JobReport, checkout: Checkout) -> tuple[Event, ...]:
     text = checkout.text(state.chunk.decode(errors="replace"))[-MAX_EVENT_CHARS:]
     return (Event("setup_output", {"text": text}),) if text else ()
 
 
-def _failure(script: Script, state: JobState, ports: Ports, checkout: Checkout) -> RunFailed:
+def _failure(script: Script, state: JobReport, ports: Ports, checkout: Checkout) -> RunFailed:
     if state.ended_by == "timeout":
         text = f"{script.title} timed out after {ports.settings.setup_timeout_s} seconds."
         return RunFailed(text + _tail(state, checkout), error_code="setup_timeout")
@@ -101,6 +99,6 @@ def _failure(script: Script, state: JobState, ports: Ports, checkout: Checkout) 
     return RunFailed(text + _tail(state, checkout), error_code="setup_failed")
 
 
-def _tail(state: JobState, checkout: Checkout) -> str:
+def _tail(state: JobReport, checkout: Checkout) -> str:
     said = checkout.text(state.stderr_tail.strip())[-500:]
     return f" {said}" if said else ""

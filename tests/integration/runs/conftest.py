@@ -16,6 +16,7 @@ from local.client import sign_in
 from local.mirrors import publish
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
+from sandbox import archive
 from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
 
@@ -118,7 +119,7 @@ class Lab:
 
     def agent_processes(self):
         """Agent programs and supervisors that are running below this test's process."""
-        words = ("stream-json", "codex exec", "codex --", "supervisor.py", "clone.py", "collect.py")
+        words = ("stream-json", "codex exec", "codex --", archive.NAME)
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):

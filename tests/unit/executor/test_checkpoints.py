@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from functions.executor.phases.collecting import TIMEOUT_S
+from sandbox.programs.protocol import CollectReport, Failure
 from shared.domain.errors import InvalidInput, RunFailed, Unavailable
 from shared.domain.run import Phase
 from tests.fakes.executor import (
@@ -20,6 +21,7 @@ from tests.fakes.executor import (
     collected,
     collects,
     json_lines,
+    reports,
 )
 
 EVERY_S = SETTINGS.checkpoint_every_s
@@ -163,7 +165,7 @@ def test_it_works_with_low_priority_and_nobody_waits_for_it(world):
         assert world.clock.now - before < timedelta(seconds=EVERY_S + 100)
 
     job = json.loads(world.sandboxes.last.uploaded("checkpoint-1", "job.json"))
-    assert (job["argv"][0], job["niceness"]) == ("collect.py", 10)
+    assert (job["argv"][0], job["niceness"]) == ("collect", 10)
     spec = json.loads(world.sandboxes.last.uploaded("checkpoint-1", "spec.json"))
     assert spec["limits"]["file_bytes"] == spec["limits"]["row_bytes"]  # nothing that a row would not hold
     assert (spec["out"], spec["contents_out"]) == ("checkpoint.json", None)  # it clears no folder of the result's
@@ -184,11 +186,11 @@ def test_while_one_is_at_work_no_other_is_begun_until_its_time_is_over(world):
 @pytest.mark.parametrize(
     "script",
     [
-        Script(ends_at=1, output=((1, json_lines({"ok": False, "error": "failed", "message": "disk full"})),)),
+        reports(Failure("failed", "disk full")),
         Script(ends_at=1, output=((1, b"Traceback"),), exit_code=1),
         Script(ends_at=1, crashes_at=0.5),
         # it tells of a result that is another by now
-        Script(ends_at=1, output=((1, json_lines({"ok": True, "sha256": "0", "tree": "1", "files": 1})),)),
+        reports(CollectReport(bytes=1, sha256="0", tree="1", files=1)),
     ],
 )
 def test_one_that_fails_is_tried_again_and_does_the_run_no_harm(world, script):

@@ -18,6 +18,7 @@ import pytest
 
 from functions.executor.reaper import reap
 from functions.executor.step import logger
+from sandbox.programs.protocol import SetupScript
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
 from tests.fakes.executor import (
@@ -115,14 +116,14 @@ def all_goes_well(world):
 
 
 def the_repository_brings_a_setup_of_its_own(world):
-    world.scripts["clone"] = cloned(setup={"script": "make deps"})
+    world.scripts["clone"] = cloned(setup=SetupScript(script="make deps"))
     world.scripts["repository_setup"] = Script(ends_at=2, output=((1, b"own\n"),))
     world.start(setup_script="make", env={"REGION": "eu"})
     world.run()
 
 
 def the_setup_of_the_repository_fails(world):
-    world.scripts["clone"] = cloned(setup={"script": "make deps"})
+    world.scripts["clone"] = cloned(setup=SetupScript(script="make deps"))
     world.scripts["repository_setup"] = Script(ends_at=5, exit_code=2, output=((1, b"own\n"),), stderr="no rule")
     world.start(setup_script="make")
     world.run()

@@ -213,20 +213,20 @@ def test_a_checkpoint_for_which_there_is_no_room_costs_neither_the_run_nor_its_p
     world.start()
     world.until(Phase.AGENT)
     world.deliver()
-    installed = len([path for path, _ in world.sandboxes.last.uploads if path.endswith("/supervisor.py")])
+    installed = len([path for path, _ in world.sandboxes.last.uploads if path.endswith("/programs.pyz")])
 
     world.run()
 
     uploads = [path for path, _ in world.sandboxes.last.uploads]
     assert any("/checkpoint-1/" in path for path in uploads)
-    assert len([path for path in uploads if path.endswith("/supervisor.py")]) == installed == 1
+    assert len([path for path in uploads if path.endswith("/programs.pyz")]) == installed == 1
     assert world.task["status"] == "completed"
 
 
 def test_programs_of_another_executor_are_replaced_before_a_collection(world):
     world.start()
     world.until(Phase.COLLECTING)
-    path = f"/root/runs/{world.run_row['id']}/collect.py"
+    path = f"/root/runs/{world.run_row['id']}/programs.pyz"
     world.sandboxes.last.files[path] = b"an older one"
 
     world.run()
@@ -256,7 +256,7 @@ def test_a_broken_program_is_tried_a_few_times_and_is_our_fault(started, phase, 
     written = StringIO()
     monkeypatch.setattr(logger.registered_handler, "stream", written)
     began, asked = started.clock.now, started.sandboxes.asked
-    error = BrokenProgram(2, "python3: can't open file '/root/runs/x/supervisor.py'")
+    error = BrokenProgram(2, "python3: can't open file '/root/runs/x/programs.pyz'")
     started.sandboxes.trouble = {asked + n: (error, None) for n in range(1, 20)}
 
     for _ in range(MAX_SURPRISES):
@@ -289,7 +289,7 @@ def test_a_program_that_answers_no_json_is_broken(started):
 
 
 class Silent:
-    """A sandbox in which an empty file lies in the place of a program."""
+    """A sandbox in which an empty file lies in the place of the programs."""
 
     def run_python(self, program, *arguments, timeout_s):
         return ""

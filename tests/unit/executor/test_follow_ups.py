@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sandbox.programs.protocol import Failure
 from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
 from shared.domain.run import Phase
@@ -18,8 +19,8 @@ from tests.fakes.executor import (
     clone_failed,
     collected,
     collects,
-    forgets,
     prints,
+    reports,
 )
 from tests.fakes.sandboxes import Script
 
@@ -58,14 +59,14 @@ def test_without_a_window_it_is_killed_at_once_and_nothing_is_searched_for(world
     world.run_to_end()
 
     assert world.sandboxes.killed == ["sbx1"]
-    assert not any(path.endswith("forget/spec.json") for path, _ in world.sandboxes.last.uploads)
+    assert not any(path.endswith("wipe_secrets/spec.json") for path, _ in world.sandboxes.last.uploads)
 
 
 @pytest.mark.parametrize(
-    "script", [forgets(ok=False), Script(ends_at=None), Script(ends_at=1, exit_code=1), Script(crashes_at=1)]
+    "script", [reports(Failure("failed")), Script(ends_at=None), Script(ends_at=1, exit_code=1), Script(crashes_at=1)]
 )
 def test_a_sandbox_that_may_hold_a_secret_is_not_kept(world, script):
-    world.scripts["forget"] = script
+    world.scripts["wipe_secrets"] = script
     world.start()
     world.run_to_end()
 
@@ -75,11 +76,11 @@ def test_a_sandbox_that_may_hold_a_secret_is_not_kept(world, script):
 
 def test_what_is_to_be_forgotten_gets_there_by_a_file_that_is_gone(ended):
     box = ended.sandboxes.last
-    sent = json.loads(box.uploaded("forget", "secret_env.json"))
+    sent = json.loads(box.uploaded("wipe_secrets", "secret_env.json"))
 
     assert (sent["OUR_SECRETS"], sent["USERS_SECRETS"]) == (json.dumps([ANTHROPIC_KEY]), json.dumps([GIT_TOKEN]))
-    assert not box.has_file("forget", "secret_env.json")
-    assert json.loads(box.file("forget", "spec.json")) == {
+    assert not box.has_file("wipe_secrets", "secret_env.json")
+    assert json.loads(box.file("wipe_secrets", "spec.json")) == {
         "files": [".claude/.credentials.json"],
         "work_tree": "repo",
     }
@@ -94,7 +95,7 @@ def test_our_key_is_forgotten_also_where_the_user_has_brought_one_since(world):
     world.database.preferences[user_id] = USERS_KEY
     world.run_to_end()
 
-    sent = json.loads(world.sandboxes.last.uploaded("forget", "secret_env.json"))
+    sent = json.loads(world.sandboxes.last.uploaded("wipe_secrets", "secret_env.json"))
     assert json.loads(sent["OUR_SECRETS"]) == [ANTHROPIC_KEY]
     assert "a-key-of-the-user" in json.loads(sent["USERS_SECRETS"])
 

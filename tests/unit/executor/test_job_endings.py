@@ -8,6 +8,7 @@ import pytest
 from functions.executor import jobs
 from functions.executor.jobs import RunFolder
 from functions.executor.step import OUR_FAULT
+from sandbox.programs.protocol import Failure
 from shared.domain.agents import AgentName
 from shared.domain.run import Phase
 from tests.fakes.executor import (
@@ -24,6 +25,7 @@ from tests.fakes.executor import (
     collects,
     json_lines,
     prints,
+    reports,
 )
 
 RESTARTED = "the sandbox was restarted or ran out of memory"
@@ -72,6 +74,7 @@ def test_a_clone_that_fails_is_told_in_the_words_of_the_contract(world, error, c
         (Script(ends_at=1, exit_code=1, stderr="Traceback\nKeyError: 'x'\n"), "internal", OUR_FAULT),
         (Script(ends_at=1, exit_code=127, stderr="Cannot run python3\n"), "internal", OUR_FAULT),
         (Script(ends_at=1, output=((1, b'["not a report"]\n'),)), "internal", OUR_FAULT),
+        (Script(ends_at=1, output=((1, b'{"ok": true, "base_commit": 7}\n'),)), "internal", OUR_FAULT),
         (Script(ends_at=1, exit_code=1, stderr="Traceback\nMemoryError\n"), "clone_interrupted", CLONE_INTERRUPTED),
         (Script(ends_at=1, exit_code=137, ended_by="signal"), "clone_interrupted", CLONE_INTERRUPTED),
         (Script(ends_at=None, crashes_at=1), "clone_interrupted", CLONE_INTERRUPTED),
@@ -87,6 +90,7 @@ def test_a_clone_that_fails_is_told_in_the_words_of_the_contract(world, error, c
         "raises",
         "is missing",
         "prints something else",
+        "reports other fields",
         "lacks memory",
         "is killed",
         "loses its supervisor",
@@ -429,7 +433,7 @@ def test_the_titles_of_the_two_agents_stand_in_their_failures(world):
 
 
 def collect_failed(error, message):
-    return Script(ends_at=1, output=((1, json_lines({"ok": False, "error": error, "message": message})),))
+    return reports(Failure(error, message))
 
 
 def uncollected(reason):

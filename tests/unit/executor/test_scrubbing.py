@@ -10,6 +10,7 @@ import pytest
 
 from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.step import logger
+from sandbox.programs.protocol import Failure, to_json
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import RunFailed
 from shared.domain.patch import parse
@@ -162,7 +163,7 @@ def test_git_repeating_the_token_in_its_complaint_is_not_stored(world):
 
 def test_a_token_of_no_known_shape_is_taken_out_of_the_complaint_of_a_clone_that_took_several_looks(world):
     token = "token of another forge, 0123456789"
-    failure = json.dumps({"ok": False, "error": "failed", "message": f"fatal: {token}"}).encode()
+    failure = to_json(Failure("failed", f"fatal: {token}")).encode()
     world.scripts["clone"] = Script(ends_at=30, output=((30, failure + b"\n"),))
     world.start(token=token)
 

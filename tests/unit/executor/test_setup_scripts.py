@@ -5,6 +5,7 @@ import json
 import pytest
 
 from functions.executor.phases.provisioning import MAX_WARNINGS
+from sandbox.programs.protocol import SetupScript
 from shared.domain.run import Phase
 from tests.fakes.executor import ANTHROPIC_KEY, GIT_TOKEN, Script, cloned
 
@@ -14,7 +15,7 @@ OWN = "The repository's setup script .asynccode/setup.sh"
 
 def start(world, *, own=None, preferences=None, **how):
     """A run whose repository has this script of its own, and whose user these variables for Claude."""
-    world.scripts["clone"] = cloned(setup={"script": own} if own else None)
+    world.scripts["clone"] = cloned(setup=SetupScript(script=own) if own else None)
     world.scripts.setdefault("repository_setup", Script(ends_at=2, output=((1, b"own one\n"), (2, b"own two\n"))))
     world.database.preferences[USER] = {"claudeCode": {"env": preferences or {}}}
     world.start(user_id=USER, **how)
@@ -106,7 +107,7 @@ def test_when_the_projects_script_fails_the_repositorys_does_not_run(world):
 
 def test_a_repositorys_script_that_cannot_be_run_fails_the_run_before_any_other(world):
     start(world, setup_script="apt list")
-    world.scripts["clone"] = cloned(setup={"problem": "must be a regular file"})
+    world.scripts["clone"] = cloned(setup=SetupScript(problem="must be a regular file"))
 
     world.run()
 

@@ -36,15 +36,15 @@ def claude_spending(*times_and_dollars, then=None, ends_at=None):
 
 
 def codex_spending(*times_and_dollars):
-    """Codex, whose diary tells the sum of what it has spent at some seconds, and whose output does not."""
+    """Codex, whose usage log has the sum of what it has spent at some seconds, and whose output does not."""
     count = {"type": "token_count", "info": {"total_token_usage": {}}}
-    total, diary = 0.0, []
+    total, log = 0.0, []
     for at, dollars in times_and_dollars:
         total += dollars
         count["info"]["total_token_usage"] = {"input_tokens": round(total * SOL_USD)}
-        diary.append((at, json.dumps({"type": "event_msg", "payload": count})))
+        log.append((at, json.dumps({"type": "event_msg", "payload": count})))
     thread = json_lines({"type": "thread.started", "thread_id": SESSION})
-    return Script(output=((1, thread),), ends_at=None, diary=tuple(diary))
+    return Script(output=((1, thread),), ends_at=None, usage_log=tuple(log))
 
 
 SPENDERS = {AgentName.CLAUDE: ("Claude", claude_spending), AgentName.CODEX: ("Codex/GPT", codex_spending)}

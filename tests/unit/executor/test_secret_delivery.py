@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from functions.executor.phases.handover import CA_BUNDLE, STAND_IN
+from functions.executor.phases.secret_delivery import CA_BUNDLE, STAND_IN
 from functions.executor.reaper import reap
 from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
@@ -105,7 +105,7 @@ def test_nothing_of_a_whole_run_holds_a_secret_and_the_sandbox_that_is_kept_has_
 
     assert [world.sandboxes.boxes[box].network.rules for box in world.sandboxes.boxes] == [()]
     assert not any(secret.encode() in uploads(world) for secret in (GIT_TOKEN, BASIC, ANTHROPIC_KEY))
-    assert "OUR_SECRETS" in world.sandboxes.last.uploaded("forget", "secret_env.json").decode()
+    assert "OUR_SECRETS" in world.sandboxes.last.uploaded("wipe_secrets", "secret_env.json").decode()
 
 
 def test_a_follow_up_in_the_kept_sandbox_gets_its_rule_and_secret_anew(world):

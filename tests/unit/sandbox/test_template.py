@@ -1,19 +1,14 @@
 """The sandbox's Dockerfile, as E2B's own parser understands it."""
 
-import ast
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from e2b import Template
 
-from functions.executor.jobs import PROGRAM_NAMES
-from sandbox import close
+from sandbox import archive
+from sandbox.programs.known_processes import PROCESSES
 from sandbox.template import ROOT, SandboxTemplate
-
-PROGRAMS = PROGRAM_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +17,14 @@ def template():
 
 
 @pytest.fixture
-def steps(template, capsys):
-    built = json.loads(Template.to_json(template.steps()))
+def built(template, tmp_path, capsys):
+    built = json.loads(Template.to_json(template.steps(tmp_path)))
     assert capsys.readouterr().out == ""  # where the parser tells what it ignores
+    return built
+
+
+@pytest.fixture
+def steps(built):
     assert built["fromImage"] == "node:22-bookworm-slim"
     return built["steps"]
 
@@ -55,14 +55,14 @@ def test_nothing_that_runs_need_is_left_to_variables_of_the_image_which_no_sandb
     assert named == {"CLAUDE_CODE_VERSION", "CODEX_VERSION"}  # the parser's form of ARG: for the build itself
 
 
-def test_the_image_is_closed_by_root_after_the_scripts_of_e2b(template):
-    built = json.loads(Template.to_json(template.steps()))
+def test_the_image_is_closed_by_root_after_the_scripts_of_e2b(built, tmp_path):
     copied = {args[1]: args[0] for args in commands(built["steps"], "COPY")}
-    _python, *flags, program, verb = built["startCmd"].split()
+    _python, *flags, programs, program, verb = built["startCmd"].split()
 
-    assert (copied[program], flags, verb) == ("sandbox/close.py", ["-I", "-S"], "build")
+    assert (flags, program, verb) == (["-I", "-S"], "close", "build")
+    assert (tmp_path / copied[programs]).read_bytes() == archive.archive()
     assert [args[0] for args in commands(built["steps"], "USER")][-1] == "root"  # the user of the start command
-    assert built["readyCmd"].split()[-1] == str(close.PROCESSES)  # written last
+    assert built["readyCmd"].split()[-1] == str(PROCESSES)  # written last
 
 
 def test_the_agent_is_made_by_useradd_and_never_gets_sudo(steps, template):
@@ -71,14 +71,3 @@ def test_the_agent_is_made_by_useradd_and_never_gets_sudo(steps, template):
     assert "sudo" not in " ".join(args[0] for args in commands(steps, "RUN"))
     assert [args[0] for args in commands(steps, "USER")] == ["root", "user", "root"]  # two are the parser's own
     assert any("useradd --create-home --shell /bin/bash agent" in args[0] for args in commands(steps, "RUN"))
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_the_programs_are_single_files_for_python_3_9(name):
-    source = Path(ROOT / "sandbox" / name).read_text()
-    parsed = ast.parse(source, feature_version=(3, 9))
-
-    imported = {node.module for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)}
-    imported |= {alias.name for node in ast.walk(parsed) if isinstance(node, ast.Import) for alias in node.names}
-    assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names
-    assert "from __future__ import annotations" in source  # `X | None` is an annotation only

@@ -1,15 +1,14 @@
-"""sandbox/forget.py, run as the executor runs it."""
+"""wipe_secrets.py, run as the executor runs it."""
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "sandbox" / "forget.py"
+from sandbox import archive
+from tests.sandbox_programs import command, install
+
 KEY, OTHER = "sk-the-key-of-the-model", "another-secret-of-the-user"
 
 
@@ -18,21 +17,22 @@ def place(tmp_path):
     """A sandbox's folders: home, tmp, run."""
     for name in ("home", "tmp", "run"):
         (tmp_path / name).mkdir()
-    shutil.copy(PROGRAM, tmp_path / "run")
+    install(tmp_path / "run")
     return tmp_path
 
 
-def forget(place, *users, ours=(), files=()):
+def wipe(place, *users, ours=(), files=()):
     (place / "run" / "spec.json").write_text(json.dumps({"files": list(files), "work_tree": "repo"}))
     environment = {
         "PATH": os.environ["PATH"],
+        "AGENT_USER": "",
         "AGENT_HOME": str(place / "home"),
         "TMPDIR": str(place / "tmp"),
         "OUR_SECRETS": json.dumps(ours),
         "USERS_SECRETS": json.dumps(users),
     }
-    command = [sys.executable, place / "run" / "forget.py", place / "run" / "spec.json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    line = command(place / "run" / archive.NAME, "wipe_secrets", "spec.json")
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)
 
 
@@ -44,13 +44,13 @@ def test_secrets_are_overwritten_wherever_they_were_written_and_nothing_else_is(
     (place / "run" / "stdout").write_text(KEY)
     (place / "home" / "clean").write_text("nothing here")
 
-    assert forget(place, KEY, OTHER) == {"ok": True, "changed": 3}
+    assert wipe(place, KEY, OTHER) == {"ok": True, "changed": 3}
 
     assert json.loads(session.read_text()) == {"said": f"KEY={'*' * len(KEY)} and {'*' * len(OTHER)}"}
     assert (place / "tmp" / "binary").read_bytes() == b"\0" + b"*" * len(KEY) + b"\xff" + b"*" * len(KEY)
     assert (place / "run" / "stdout").read_text() == "*" * len(KEY)
     assert (place / "home" / "clean").read_text() == "nothing here"
-    assert forget(place, KEY, OTHER) == {"ok": True, "changed": 0}
+    assert wipe(place, KEY, OTHER) == {"ok": True, "changed": 0}
 
 
 def test_in_the_repository_only_our_own_are_overwritten_for_a_users_may_belong_there(place):
@@ -59,7 +59,7 @@ def test_in_the_repository_only_our_own_are_overwritten_for_a_users_may_belong_t
     nested.write_text(f"{KEY} {OTHER}")
     (place / "home" / "notes").write_text(f"{KEY} {OTHER}")
 
-    forget(place, OTHER, ours=[KEY])
+    wipe(place, OTHER, ours=[KEY])
 
     assert nested.read_text() == f"{'*' * len(KEY)} {OTHER}"
     assert (place / "home" / "notes").read_text() == f"{'*' * len(KEY)} {'*' * len(OTHER)}"
@@ -69,7 +69,7 @@ def test_a_secret_across_the_blocks_of_a_large_file_is_found(place):
     big = place / "home" / "big"
     big.write_bytes(b"x" * ((1 << 20) - 5) + KEY.encode() + b"y" * (1 << 20) + KEY.encode())
 
-    forget(place, KEY)
+    wipe(place, KEY)
 
     assert KEY.encode() not in big.read_bytes()
     assert big.stat().st_size == (2 << 20) - 5 + 2 * len(KEY)
@@ -78,7 +78,7 @@ def test_a_secret_across_the_blocks_of_a_large_file_is_found(place):
 def test_a_secret_that_is_a_part_of_another_hides_nothing_of_it(place):
     (place / "home" / "file").write_text(f"{KEY}-longer {KEY}")
 
-    forget(place, KEY, f"{KEY}-longer")
+    wipe(place, KEY, f"{KEY}-longer")
 
     assert set((place / "home" / "file").read_text()) == {"*", " "}
 
@@ -91,7 +91,7 @@ def test_links_pipes_and_whatever_lies_outside_are_left_alone(place):
     (place / "home" / "folder").symlink_to(outside)
     os.mkfifo(place / "home" / "pipe")
 
-    assert forget(place, KEY, files=["folder/file", "link/file"])["ok"]
+    assert wipe(place, KEY, files=["folder/file", "link/file"])["ok"]
 
     assert (outside / "file").read_text() == KEY
 
@@ -101,16 +101,16 @@ def test_files_that_hold_nothing_but_secrets_are_deleted(place):
     (place / "home" / ".claude" / ".credentials.json").write_text("{}")
     (place / "home" / ".claude" / "other.json").write_text("{}")
 
-    assert forget(place, files=[".claude/.credentials.json", ".codex/absent.toml"]) == {"ok": True, "changed": 0}
+    assert wipe(place, files=[".claude/.credentials.json", ".codex/absent.toml"]) == {"ok": True, "changed": 0}
 
     assert [path.name for path in (place / "home" / ".claude").iterdir()] == ["other.json"]
 
 
 def test_a_spec_that_makes_no_sense_is_no_success(place):
     (place / "run" / "spec.json").write_text("{}")
-    command = [sys.executable, place / "run" / "forget.py", place / "run" / "spec.json"]
+    line = command(place / "run" / archive.NAME, "wipe_secrets", "spec.json")
     done = subprocess.run(
-        command,
+        line,
         env={"OUR_SECRETS": "[]", "USERS_SECRETS": "[]"},
         capture_output=True,
         text=True,
@@ -118,4 +118,4 @@ def test_a_spec_that_makes_no_sense_is_no_success(place):
         check=True,
     )
 
-    assert json.loads(done.stdout) == {"ok": False, "message": "KeyError"}
+    assert json.loads(done.stdout) == {"ok": False, "error": "failed", "message": "ProtocolError"}

@@ -12,7 +12,6 @@ Each of these calls may be made again after a crash.
 """
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -120,7 +119,7 @@ def was_in_sandbox(folder: RunFolder, job: str, ports: Ports) -> bool:
     if ports.settings.sandbox_secrets == "file":
         return True
     try:
-        env = json.loads(folder.read(job, "job.json"))["env"]
+        env = folder.request_of(job).env
     except RunFailed as error:
         if error.error_code == "sandbox_file_missing":  # it was never started in this sandbox by this run
             return False

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable
 
-from functions.executor.jobs import JobSpec, JobState, RunFolder
+from functions.executor.jobs import JobSpec, RunFolder
 from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
-from functions.executor.phases.handover import was_in_sandbox
 from functions.executor.phases.reports import report_of
+from functions.executor.phases.secret_delivery import was_in_sandbox
 from functions.executor.ports import Ports
 from functions.executor.scrubbing import StepSecrets
+from sandbox.programs.protocol import OUR_SECRETS, USERS_SECRETS, JobReport, WipeReport, WipeRequest, to_json
 from shared.domain.errors import AppError
 from shared.domain.run import Run
 from shared.domain.secret import Secret
@@ -16,7 +17,7 @@ from shared.observability import get_logger
 
 logger = get_logger("executor")
 
-JOB = "forget"
+JOB = "wipe_secrets"
 START_WAIT_S = 3
 TIMEOUT_S = 120  # some ten gigabytes; a sandbox that holds more is not kept
 
@@ -40,13 +41,13 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Job
         ours = None
     token = secrets.git_token() if was_in_sandbox(folder, CLONE_JOB, ports) else None
     users = [*preferences.secrets(), token]
-    spec = {"files": run.agent.profile.secret_files, "work_tree": WORK_TREE}
+    request = WipeRequest(files=run.agent.profile.secret_files, work_tree=WORK_TREE)
     return JobSpec(
-        argv=("forget.py", f"{JOB}/spec.json"),
+        argv=("wipe_secrets", f"{JOB}/spec.json"),
         user="root",
         timeout_s=TIMEOUT_S,
-        secret_env={"OUR_SECRETS": _listed([ours]), "USERS_SECRETS": _listed(users)},
-        files={"spec.json": json.dumps(spec).encode()},
+        secret_env={OUR_SECRETS: _listed([ours]), USERS_SECRETS: _listed(users)},
+        files={"spec.json": to_json(request).encode()},
     )
 
 
@@ -54,11 +55,10 @@ def _listed(secrets: Iterable[Secret | None]) -> Secret:
     return Secret(json.dumps([secret.reveal() for secret in secrets if secret]))
 
 
-def _succeeded(state: JobState) -> bool:
-    """Whether it has forgotten all; whatever kept it from that costs the sandbox, not the run."""
+def _succeeded(state: JobReport) -> bool:
+    """Whether all of them are gone; whatever kept it from that costs the sandbox, not the run."""
     try:
-        report = report_of(state) or {}
+        return isinstance(report_of(state, WipeReport), WipeReport)
     except AppError as error:
-        logger.warning("forgetting.failed", extra=error.for_log())
+        logger.warning("wipe_secrets.failed", extra=error.for_log())
         return False
-    return report.get("ok") is True
