@@ -42,7 +42,7 @@ class StartTaskIn(Body):
         examples=["github_pat_0123456789"], min_length=1, description="Sealed, and deleted when the run ends."
     )
     branch: str | None = Field(default=None, examples=["main"], description="main, where it is null or empty.")
-    model: str = Field(default=DEFAULT_AGENT, json_schema_extra={"enum": AGENTS})
+    model: str = Field(default=DEFAULT_AGENT, json_schema_extra={"enum": [*AGENTS]})
     project_id: int | None = Field(default=None, examples=[3], json_schema_extra={"minimum": 1})
     max_cost_usd: float | None = Field(
         default=None,

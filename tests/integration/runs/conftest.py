@@ -16,6 +16,7 @@ from local.client import sign_in
 from local.mirrors import publish
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
+from shared.domain.agents import AgentName
 from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
 
@@ -153,8 +154,7 @@ def options_in(folder, *agents, **others):
 def lab_in(folder, *, follow_up_window_s):
     options = options_in(
         folder,
-        "claude",
-        "codex",
+        *AgentName,
         executors=4,
         step_lease_s=8,
         setup_timeout_s=20,

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from shared.domain.agents import AgentName
 from tests.integration.runs.conftest import git
 from tests.integration.runs.demos import (
     PATIENCE_S,
@@ -14,7 +15,7 @@ from tests.integration.runs.demos import (
 )
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.parametrize("agent", AgentName)
 def test_the_demo_prints_the_stored_diff_of_a_real_agent(demo, tmp_path, agent):
     process = demo(AGENT=agent)
     output, _ = process.communicate(timeout=PATIENCE_S)
