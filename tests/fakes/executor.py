@@ -15,7 +15,7 @@ from functions.executor.step import on_message
 from sandbox.programs.protocol import CloneReport, CollectReport, Failure, WipeReport, to_json
 from shared.adapters.local_box import LocalBox
 from shared.config import ExecutorSettings
-from shared.domain.agents import AgentName
+from shared.domain.agents import PROFILES, AgentName
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import Unavailable
 from shared.domain.messages import RunMessage
@@ -47,6 +47,7 @@ SETTINGS = ExecutorSettings.from_env(
         "TASK_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks",
         "SECRETS_MASTER_KEYS": "v1:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
         "E2B_API_KEY": E2B_KEY,
+        **{profile.key_variable: f"key-of-the-deployment-for-{name}" for name, profile in PROFILES.items()},
         "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
         "OPENAI_API_KEY": OPENAI_KEY,
         "CLAUDE_MODEL": "claude-opus-5-5",

@@ -1,12 +1,16 @@
 """docs/how-to/agent.md lists the files that mention an agent: these mention each agent, and no other file does."""
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
+import functions.executor.agents
+import shared.domain.agents
 from shared.domain.agents import AgentName
 from tests.unit.test_template import variables
 
@@ -104,6 +108,27 @@ def test_what_is_said_to_mean_no_agent_is_still_said():
     said = set().union(*texts().values())
 
     assert said >= NOT_OF_ONE_AGENT
+
+
+def test_every_profile_and_every_driver_has_a_name():
+    """Else a module that is there would be no agent: whatever has `PROFILE` or `DRIVER` counts."""
+    profiles = _modules_with(shared.domain.agents, "PROFILE")
+    drivers = _modules_with(functions.executor.agents, "DRIVER")
+
+    assert profiles == drivers == set(AgentName)
+
+
+def _modules_with(package, name):
+    modules = [importlib.import_module(f"{package.__name__}.{each.name}") for each in iter_modules(package.__path__)]
+    return {each.__name__.rpartition(".")[2] for each in modules if name in _assigned(each)}
+
+
+def _assigned(module):
+    """The names that a module gives a value itself."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    targets = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 @pytest.mark.parametrize("agent", AgentName)

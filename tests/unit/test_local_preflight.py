@@ -10,6 +10,7 @@ import pytest
 from local import preflight
 from local.machine import POSTGRES_ACCOUNTS, Facts, Place, cgroup_limits, facts_of_this_machine, look_at
 from local.postgres import account
+from shared.domain.agents import PROFILES
 
 PLACE = Place(purpose="Claude Code", path=Path("/work"), needed_mb=500, device=1, free_mb=9000)
 ALL_CAPABILITIES = (1 << 41) - 1
@@ -234,12 +235,14 @@ def test_what_is_there_only_meanwhile_counts_once():
     assert "370 MB" in sentence
 
 
-def test_the_tests_need_their_packages_and_both_agents(monkeypatch):
+def test_the_tests_need_their_packages_and_all_agents(monkeypatch):
     monkeypatch.setenv("AGENT", "codex")
 
     assert [place.purpose for place in preflight.gather(tests=True).places] == [
-        "the Python packages", "Claude Code", "Codex", "the database",
-    ]  # fmt: skip
+        "the Python packages",
+        *(profile.title for profile in PROFILES.values()),
+        "the database",
+    ]
     assert len(preflight.gather(stack=False, tests=True).places) == 1
 
 

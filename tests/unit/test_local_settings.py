@@ -17,6 +17,7 @@ from local.settings import (
     read_dotenv,
     read_settings,
 )
+from shared.domain.agents import PROFILES
 from tests.foreign_variables import CANARY, foreign_variables
 
 TRAP = "http://203.0.113.9:4711"
@@ -29,9 +30,8 @@ KEYS = {
         "JWT_SECRET": f"{CANARY}-3",
     },
     "e2b": {"E2B_API_KEY": f"{CANARY}-4"},
-    "anthropic": {"ANTHROPIC_API_KEY": f"{CANARY}-5"},
-    "openai": {"OPENAI_API_KEY": f"{CANARY}-6"},
-    "github": {"GITHUB_TOKEN": f"{CANARY}-7"},
+    **{each.provider: {each.key_variable: f"{CANARY}-{each.provider}"} for each in PROFILES.values()},
+    "github": {"GITHUB_TOKEN": f"{CANARY}-5"},
 }
 ALL_KEYS = {name: value for values in KEYS.values() for name, value in values.items()}
 # What make hands on: only from its own command line, which test_make_options.py holds.
@@ -124,7 +124,7 @@ def test_a_cloud_without_its_keys_is_refused_by_their_names(settings, cloud):
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"CLOUD": "aws"}, "CLOUD must be one or more of supabase, e2b, anthropic, openai, github"),
+        ({"CLOUD": "aws"}, f"CLOUD must be one or more of {', '.join(CLOUDS)}"),
         ({"CLOUD": "E2B"}, "not E2B"),
         ({"AGENT": "gemini"}, "AGENT must be one or more of claude, codex"),
         ({"HOST": "localhost"}, "HOST must be one of 127.0.0.1, 0.0.0.0, ::"),

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from shared.config import TOKEN_EXCHANGES, ApiSettings, ExecutorSettings
+from shared.domain.agents import PROFILES
 from tests.fakes.recording_environment import variables_of
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,7 @@ SETTINGS = {
     "DeadLettersFunction": ExecutorSettings,
     "ReaperFunction": ExecutorSettings,
 }
+MODEL_KEYS = {profile.key_variable for profile in PROFILES.values()}
 # What an operator must fill in; here the values that the settings would take by themselves.
 FILLED_IN = {
     "TokenExchange": "strict",
@@ -93,7 +95,7 @@ def test_a_function_is_told_what_its_settings_require_and_nothing_they_do_not_re
 def test_a_deployment_with_default_parameters_has_the_default_settings(function):
     settings = SETTINGS[function]
     deployed = {name: as_deployed(value) for name, value in variables(function).items()}
-    keys = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "SECRETS_KMS_KEY_ID", "TOKEN_EXCHANGE")
+    keys = (*MODEL_KEYS, "SECRETS_KMS_KEY_ID", "TOKEN_EXCHANGE")
     bare = {name: deployed[name] for name in {*variables_of(settings)[1], *keys} if name in deployed}
 
     assert settings.from_env(deployed) == settings.from_env(bare)
@@ -228,8 +230,7 @@ def test_secrets_come_from_the_one_secret_and_from_no_parameter():
         "JWT_SECRET",
         "SUPABASE_SECRET_KEY",
         "E2B_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "OPENAI_API_KEY",
+        *MODEL_KEYS,
     }
 
 

@@ -17,6 +17,7 @@ from local.mirrors import publish
 from local.processes import PROJECT_ROOT
 from local.stack import Stack, StackOptions
 from sandbox import archive
+from shared.domain.agents import AgentName
 from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.demos import demo  # noqa: F401  # fixtures are found by their names
 
@@ -154,8 +155,7 @@ def options_in(folder, *agents, **others):
 def lab_in(folder, *, follow_up_window_s):
     options = options_in(
         folder,
-        "claude",
-        "codex",
+        *AgentName,
         executors=4,
         step_lease_s=8,
         setup_timeout_s=20,

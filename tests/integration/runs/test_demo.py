@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.bubblewrap import bubblewrap_works
+from shared.domain.agents import AgentName
 from tests.integration.runs.conftest import git
 from tests.integration.runs.demos import (
     PATIENCE_S,
@@ -26,7 +27,7 @@ def can_be_somebody_else():
         return False
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.parametrize("agent", AgentName)
 def test_the_demo_prints_the_stored_diff_of_a_real_agent(demo, tmp_path, agent):
     process = demo(AGENT=agent)
     output, _ = process.communicate(timeout=PATIENCE_S)

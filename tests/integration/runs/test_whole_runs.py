@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from shared.domain.agents import AgentName
 from tests.integration.runs.conftest import git
 
-AGENTS = ("claude", "codex")
+AGENTS = tuple(AgentName)
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -9,6 +9,7 @@ from e2b import Template
 from sandbox import archive
 from sandbox.programs.known_processes import PROCESSES
 from sandbox.template import ROOT, SandboxTemplate
+from shared.domain.agents import AgentName
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_e2b_toml_names_a_template_of_a_size_e2b_offers(template):
     assert f"E2B_TEMPLATE={template.template_name}\n" in (ROOT / ".env.example").read_text()
 
 
-def test_both_agents_are_installed_in_pinned_versions(steps):
+def test_claude_code_and_codex_are_installed_in_pinned_versions(steps):
     environment = dict(pair for args in commands(steps, "ENV") for pair in zip(args[::2], args[1::2], strict=True))
     assert re.fullmatch(r"2\.1\.\d+", environment["CLAUDE_CODE_VERSION"])
     assert re.fullmatch(r"0\.16\d\.\d+", environment["CODEX_VERSION"])
@@ -50,9 +51,14 @@ def test_both_agents_are_installed_in_pinned_versions(steps):
     assert "@openai/codex@${CODEX_VERSION}" in install
 
 
+@pytest.mark.parametrize("agent", AgentName)
+def test_the_build_fails_where_the_program_of_an_agent_does_not_start(steps, agent):
+    assert any(f"&& {agent} --version" in args[0] for args in commands(steps, "RUN"))
+
+
 def test_nothing_that_runs_need_is_left_to_variables_of_the_image_which_no_sandbox_has(steps):
     named = {name for args in commands(steps, "ENV") for name in args[::2]}
-    assert named == {"CLAUDE_CODE_VERSION", "CODEX_VERSION"}  # the parser's form of ARG: for the build itself
+    assert all(name.endswith("_VERSION") for name in named)  # the parser's form of ARG: for the build itself
 
 
 def test_the_image_is_closed_by_root_after_the_scripts_of_e2b(built, tmp_path):

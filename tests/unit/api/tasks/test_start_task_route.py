@@ -4,12 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from shared.domain.agents import AgentName
 from shared.domain.secret import SealedFor, Secret
 from tests.fakes.new_task import OPTIONS, option_values
 from tests.fakes.tokens import bearer, own_claims, signed
 from tests.sql_files import columns_of
 from tests.unit.api.conformance import undescribed
 
+AGENTS = [f'"{name}"' for name in AgentName]
+MODEL = f"model must be either {', '.join(AGENTS[:-1])} or {AGENTS[-1]}"
 REQUIRED = "prompt, repo_url, and github_token are required"
 TOKEN = "github_pat_11ABCDEFG0123456789_secretsecretsecret"
 GOOD = {"prompt": "p", "repo_url": "https://github.com/o/r", "github_token": TOKEN}
@@ -63,9 +66,9 @@ def test_an_accepted_task_survives_a_queue_that_is_down(start, world, caplog):
         ({"repo_url": ""}, REQUIRED),
         ({"github_token": "  "}, REQUIRED),
         ({"github_token": None, "model": "gpt"}, REQUIRED),
-        ({"model": "gpt"}, 'model must be either "claude" or "codex"'),
-        ({"model": None}, 'model must be either "claude" or "codex"'),
-        ({"model": ""}, 'model must be either "claude" or "codex"'),
+        ({"model": "gpt"}, MODEL),
+        ({"model": None}, MODEL),
+        ({"model": ""}, MODEL),
         ({"prompt": "x" * 50_001}, "prompt may have at most 50000 characters"),
         ({"github_token": "ü" * 2049}, "github_token may have at most 4096 bytes"),
         ({"repo_url": "file:///etc"}, "repo_url must be on one of: https://github.com"),
@@ -75,7 +78,7 @@ def test_an_accepted_task_survives_a_queue_that_is_down(start, world, caplog):
         ({"prompt": ["x"]}, "prompt must be a string"),
         ({"github_token": 5}, "github_token must be a string"),
         ({"branch": {}}, "branch must be a string"),
-        ({"model": True}, 'model must be either "claude" or "codex"'),
+        ({"model": True}, MODEL),
         ({"project_id": True}, "project_id must be a whole number"),
         ({"project_id": "7"}, "project_id must be a whole number"),
         ({"project_id": 1.5}, "project_id must be a whole number"),
