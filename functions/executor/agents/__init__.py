@@ -5,7 +5,6 @@ from functions.executor.agents.agent import (
     AgentCommand,
     AgentFailure,
     AgentResult,
-    Diary,
     ReaderState,
 )
 from functions.executor.agents.checkout import Checkout
@@ -15,4 +14,4 @@ from shared.domain.run import AgentName
 
 AGENTS: dict[AgentName, Agent] = {AgentName.CLAUDE: Claude(), AgentName.CODEX: Codex()}
 
-__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Checkout", "Diary", "ReaderState"]
+__all__ = ["AGENTS", "Agent", "AgentCommand", "AgentFailure", "AgentResult", "Checkout", "ReaderState"]

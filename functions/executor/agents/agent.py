@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from functions.executor.agents.checkout import Checkout
+from sandbox.programs.protocol import UsageLog
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.secret import Secret
@@ -166,18 +167,10 @@ class Agent(Protocol):
         """What the next bytes of its standard output say. Never raises, whatever they are."""
         ...
 
-    def diary(self, state: ReaderState) -> "Diary | None":
+    def usage_log(self, state: ReaderState) -> UsageLog | None:
         """Where its program keeps the count of tokens that its output shows only at the end; None: nowhere."""
         ...
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
-        """What a line of the diary says of tokens. Never raises, whatever it is."""
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:
+        """What a line of the usage log says of tokens. Never raises, whatever it is."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Diary:
-    """A file below its home, by a pattern, that an agent's program appends to. The last line with `word` counts."""
-
-    pattern: str
-    word: str

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, Diary, ReaderState
+from functions.executor.agents.agent import AgentCommand, AgentFailure, AgentResult, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.lines import (
     MESSAGE_CHARS,
@@ -19,6 +19,7 @@ from functions.executor.agents.lines import (
 )
 from functions.executor.agents.prices import NO_TOKENS, cost_usd
 from functions.executor.agents.sessions import session_id, since
+from sandbox.programs.protocol import UsageLog
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.usage import TOKENS
@@ -101,10 +102,10 @@ class Claude:
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
 
-    def diary(self, state: ReaderState) -> Diary | None:  # noqa: ARG002 - its output tells
+    def usage_log(self, state: ReaderState) -> UsageLog | None:  # noqa: ARG002 - its output tells
         return None
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
         return state
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from functions.executor.agents.agent import AgentCommand, AgentResult, Diary, ReaderState
+from functions.executor.agents.agent import AgentCommand, AgentResult, ReaderState
 from functions.executor.agents.failures import classify
 from functions.executor.agents.lines import (
     MESSAGE_CHARS,
@@ -23,6 +23,7 @@ from functions.executor.agents.lines import (
 )
 from functions.executor.agents.prices import cost_usd
 from functions.executor.agents.sessions import session_id, since
+from sandbox.programs.protocol import UsageLog
 from shared.domain.preferences import NO_PREFERENCES, AgentPreferences
 from shared.domain.run import AgentName, Event
 from shared.domain.secret import Secret
@@ -76,13 +77,13 @@ class Codex:
     def read(self, chunk: bytes, state: ReaderState) -> tuple[list[Event], ReaderState]:
         return read_objects(chunk, state, _on_object)
 
-    def diary(self, state: ReaderState) -> Diary | None:
+    def usage_log(self, state: ReaderState) -> UsageLog | None:
         """The rollout of its session: `exec` itself prints no usage before the end of its turn."""
         if state.session_id is None:
             return None
-        return Diary(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
+        return UsageLog(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
 
-    def read_diary(self, line: str, state: ReaderState) -> ReaderState:
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:
         try:
             payload = obj(obj(json.loads(line)).get("payload"))
         except (ValueError, RecursionError):

@@ -106,7 +106,7 @@ class _Seen:
         self.state = state
         agent = AGENTS[self._run.agent]
         if state.usage_line is not None:
-            self.reader = agent.read_diary(state.usage_line, self.reader)
+            self.reader = agent.read_usage_line(state.usage_line, self.reader)
         events, self.reader = agent.read(state.chunk, self.reader)
         self._events += events
 
@@ -122,8 +122,7 @@ class _Seen:
 
 
 def _usage_log(run: Run) -> UsageLog | None:
-    diary = AGENTS[run.agent].diary(ReaderState.from_json(run.reader_state))
-    return UsageLog(pattern=diary.pattern, word=diary.word) if diary else None
+    return AGENTS[run.agent].usage_log(ReaderState.from_json(run.reader_state))
 
 
 def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPreferences) -> JobSpec:
