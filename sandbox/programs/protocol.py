@@ -339,8 +339,8 @@ class CloseReport:
 
 
 def to_json(message: object) -> str:
-    """The message as one line of JSON, in ASCII."""
-    return json.dumps(to_value(message))
+    """The message as one line of JSON, in ASCII. Raises ValueError for a number that JSON does not have."""
+    return json.dumps(to_value(message), allow_nan=False)
 
 
 def to_value(message: object) -> Any:

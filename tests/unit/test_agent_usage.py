@@ -156,7 +156,7 @@ def test_nothing_in_a_message_makes_the_count_fail_or_shrink():
 # --- Codex
 
 
-def test_codexs_diary_is_the_rollout_of_its_session():
+def test_codexs_usage_log_is_the_rollout_of_its_session():
     thread = {"type": "thread.started", "thread_id": SESSION}
 
     assert CODEX.usage_log(start()) is None
@@ -164,17 +164,17 @@ def test_codexs_diary_is_the_rollout_of_its_session():
     assert CLAUDE.usage_log(start()) is None
 
 
-def test_the_diary_tells_while_it_runs_what_the_last_line_tells_at_the_end():
+def test_the_usage_log_tells_while_it_runs_what_the_last_line_tells_at_the_end():
     *before_the_end, completed = recorded("codex-work")
     running = read(CODEX, before_the_end, start(SOL))
     assert running.usage == {}
 
     # Recorded: the rollout's last count equals the usage of turn.completed.
-    running = CODEX.read_usage_log(token_count(5700, 3400, 62), running)
+    running = CODEX.read_usage_line(token_count(5700, 3400, 62), running)
     assert running.usage == NO_TOKENS | {"input_tokens": 2300, "cached_input_tokens": 3400, "output_tokens": 62}
     assert running.cost_usd == pytest.approx((2300 * 2 + 3400 * 0.1 + 62 * 10) / 1e6)
 
-    ended = read(CODEX, [completed], CODEX.read_usage_log(token_count(11500, 8400, 127), running))
+    ended = read(CODEX, [completed], CODEX.read_usage_line(token_count(11500, 8400, 127), running))
     assert ended.usage == ended.result.usage
     assert ended.usage == NO_TOKENS | {"input_tokens": 3100, "cached_input_tokens": 8400, "output_tokens": 127}
 
@@ -182,15 +182,15 @@ def test_the_diary_tells_while_it_runs_what_the_last_line_tells_at_the_end():
 def test_a_follow_up_counts_from_where_its_session_stood():
     first = read(CODEX, recorded("codex-work"), start(SOL))
 
-    running = CODEX.read_usage_log(token_count(13000, 8400, 150), start(SOL, previous=first))
+    running = CODEX.read_usage_line(token_count(13000, 8400, 150), start(SOL, previous=first))
 
     assert running.usage == NO_TOKENS | {"input_tokens": 1500, "output_tokens": 23}
-    stopped_too = CODEX.read_usage_log(token_count(14900, 9900, 175), start(SOL, previous=running))
+    stopped_too = CODEX.read_usage_line(token_count(14900, 9900, 175), start(SOL, previous=running))
     assert stopped_too.usage == NO_TOKENS | {"input_tokens": 400, "cached_input_tokens": 1500, "output_tokens": 25}
 
 
-def test_a_turn_that_fails_has_cost_what_the_diary_says():
-    state = CODEX.read_usage_log(token_count(1000, 0, 100), start(SOL))
+def test_a_turn_that_fails_has_cost_what_the_usage_log_says():
+    state = CODEX.read_usage_line(token_count(1000, 0, 100), start(SOL))
 
     ended = read(CODEX, [{"type": "turn.failed", "error": {"message": "no"}}], state)
 
@@ -199,7 +199,7 @@ def test_a_turn_that_fails_has_cost_what_the_diary_says():
 
 
 def test_a_model_without_a_price_has_tokens_and_no_cost():
-    state = CODEX.read_usage_log(token_count(1000), start("unheard-of"))
+    state = CODEX.read_usage_line(token_count(1000), start("unheard-of"))
 
     assert (state.usage["input_tokens"], state.cost_usd) == (1000, None)
 
@@ -216,10 +216,10 @@ def test_a_model_without_a_price_has_tokens_and_no_cost():
         '{"payload": {"type": "message", "info": {"total_token_usage": {"input_tokens": 9}}}}',
     ],
 )
-def test_a_line_of_the_diary_that_is_no_count_changes_nothing(line):
-    state = CODEX.read_usage_log(token_count(1000), start(SOL))
+def test_a_line_of_the_usage_log_that_is_no_count_changes_nothing(line):
+    state = CODEX.read_usage_line(token_count(1000), start(SOL))
 
-    assert CODEX.read_usage_log(line, state) == state
+    assert CODEX.read_usage_line(line, state) == state
 
 
 def test_what_is_counted_survives_between_two_looks():

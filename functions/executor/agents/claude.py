@@ -96,7 +96,7 @@ class Claude:
     def usage_log(self, state: ReaderState) -> UsageLog | None:  # noqa: ARG002 - each message in its output counts
         return None
 
-    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:  # noqa: ARG002
         return state
 
 

@@ -79,7 +79,7 @@ class Codex:
             return None
         return UsageLog(f".codex/sessions/*/*/*/rollout-*-{state.session_id}.jsonl", '"token_count"')
 
-    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:
         try:
             payload = obj(obj(json.loads(line)).get("payload"))
         except (ValueError, RecursionError):

@@ -153,6 +153,6 @@ class AgentDriver(Protocol):
         """Where its program counts tokens while it works; None where its output does."""
         ...
 
-    def read_usage_log(self, line: str, state: ReaderState) -> ReaderState:
+    def read_usage_line(self, line: str, state: ReaderState) -> ReaderState:
         """The state with the tokens of this line of the usage log. Never raises, whatever the line is."""
         ...

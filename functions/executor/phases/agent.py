@@ -106,7 +106,7 @@ class _Seen:
         self.state = state
         driver = DRIVERS[self._run.agent]
         if state.usage_line is not None:
-            self.reader = driver.read_usage_log(state.usage_line, self.reader)
+            self.reader = driver.read_usage_line(state.usage_line, self.reader)
         events, self.reader = driver.read(state.chunk, self.reader)
         self._events += events
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.bubblewrap import bubblewrap_works
 from shared.domain.agents import AgentName
+from tests.bubblewrap import bubblewrap_works
 from tests.integration.runs.conftest import git
 from tests.integration.runs.demos import (
     PATIENCE_S,
