@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
-from shared.adapters.change_store import SupabaseChangeStore
 from shared.adapters.github import HttpGitHub
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.project_store import SupabaseProjectStore
-from shared.adapters.task_store import SupabaseTaskStore
-from shared.adapters.usage_store import SupabaseUsageStore
-from shared.adapters.user_store import (
+from shared.adapters.supabase.change_store import SupabaseChangeStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.project_store import SupabaseProjectStore
+from shared.adapters.supabase.task_store import SupabaseTaskStore
+from shared.adapters.supabase.usage_store import SupabaseUsageStore
+from shared.adapters.supabase.user_store import (
     SupabaseApiKeyDirectory,
     SupabaseApiKeyStore,
     SupabaseProfileStore,
@@ -84,20 +84,20 @@ def cloud_ports(settings: ApiSettings) -> Ports:
 
     @cache
     def auth_admin() -> AuthAdmin:
-        from shared.adapters.auth_admin import SupabaseAuthAdmin
+        from shared.adapters.supabase.auth_admin import SupabaseAuthAdmin
 
         return SupabaseAuthAdmin(settings.supabase_url, secret_key=secret_key())
 
     @cache
     def queue() -> RunQueue:
-        from shared.adapters.sqs_queue import SqsRunQueue
+        from shared.adapters.aws.sqs_queue import SqsRunQueue
 
         return SqsRunQueue(_aws_client("sqs"), settings.task_queue_url)
 
     @cache
     def box() -> SecretBox:
         if settings.secrets_kms_key_id:
-            from shared.adapters.kms_box import KmsBox
+            from shared.adapters.aws.kms_box import KmsBox
 
             return KmsBox(_aws_client("kms"), settings.secrets_kms_key_id)
         from shared.adapters.local_box import LocalBox

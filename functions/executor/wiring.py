@@ -9,11 +9,11 @@ from botocore.config import Config
 
 from functions.executor.ports import Ports
 from functions.executor.sandbox import E2BSandboxes
-from shared.adapters.kms_box import KmsBox
+from shared.adapters.aws.kms_box import KmsBox
+from shared.adapters.aws.sqs_queue import SqsRunQueue
 from shared.adapters.local_box import LocalBox
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.run_store import SupabaseRunStore
-from shared.adapters.sqs_queue import SqsRunQueue
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.run_store import SupabaseRunStore
 from shared.config import ExecutorSettings
 from shared.domain.errors import Misconfigured
 from shared.domain.ports import SecretBox

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shared.adapters.project_store import project_exists
+from shared.adapters.supabase.project_store import project_exists
 from shared.domain.errors import Forbidden, InvalidInput, NotFound
 from shared.domain.ports import Row
 from tests.fakes.task_store import FakeDatabase

@@ -39,7 +39,7 @@ from local.postgres import Postgres, prepare
 from local.processes import PROJECT_ROOT
 from local.stack import scripted_access
 from local.supabase import create_gateway
-from shared.adapters import postgrest_client
+from shared.adapters.supabase import postgrest_client
 from shared.domain.agents import PROFILES
 from shared.domain.messages import RunMessage
 from tests.faults.weather import Weather

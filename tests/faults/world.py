@@ -17,7 +17,7 @@ from functions.executor.dead_letters import give_up
 from functions.executor.reaper import reap
 from functions.executor.step import logger, on_message
 from shared.adapters.local_box import LocalBox
-from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.supabase.task_store import SupabaseTaskStore
 from shared.domain.agents import AgentName
 from shared.domain.messages import RunMessage
 from shared.domain.run import Phase

@@ -6,9 +6,9 @@ import uuid
 import jwt
 import psycopg
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.run_store import SupabaseRunStore
-from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.run_store import SupabaseRunStore
+from shared.adapters.supabase.task_store import SupabaseTaskStore
 from shared.domain.messages import RunMessage
 from shared.domain.ports import StartedRun
 from shared.domain.secret import Secret

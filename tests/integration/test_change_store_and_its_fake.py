@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
-from shared.adapters.change_store import SupabaseChangeStore
-from shared.adapters.postgrest_client import postgrest_client
+from shared.adapters.supabase.change_store import SupabaseChangeStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
 from shared.domain.binary_patch import blob_id
 from shared.domain.changes import FileChange, RunChanges
 from shared.domain.contents import ContentPart, parts_of

@@ -7,8 +7,8 @@ import jwt
 import psycopg
 import pytest
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.project_store import SupabaseProjectStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.project_store import SupabaseProjectStore
 from shared.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from shared.domain.secret import Secret
 from tests.fakes.project_store import FakeProjectStore

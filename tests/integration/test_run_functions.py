@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.task_store import SupabaseTaskStore
 from shared.domain.errors import Conflict, Forbidden, NotFound, RunFailed
 from shared.domain.run import Finish, Phase, RunStatus
 from shared.domain.secret import Secret

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.supabase.task_store import SupabaseTaskStore
 from shared.domain.errors import Conflict, NotFound
 from shared.domain.ports import NewRun
 from shared.domain.run import Finish, RunKind, RunStatus

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import SupabaseTaskStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.task_store import SupabaseTaskStore
 from shared.domain.agents import AgentName
 from shared.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from shared.domain.ports import TaskFilter

@@ -11,9 +11,9 @@ import pytest
 from mangum import Mangum
 
 from functions.api.app import create_app
-from shared.adapters.auth_admin import SupabaseAuthAdmin
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.user_store import SupabaseProfileStore, SupabaseTestUserDirectory
+from shared.adapters.supabase.auth_admin import SupabaseAuthAdmin
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.user_store import SupabaseProfileStore, SupabaseTestUserDirectory
 from shared.config import ApiSettings
 from shared.domain.errors import Conflict, InvalidInput, Misconfigured, NotFound, Unavailable
 from shared.domain.secret import Secret

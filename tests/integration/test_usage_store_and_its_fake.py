@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from shared.adapters.task_store import SupabaseTaskStore
-from shared.adapters.usage_store import SupabaseUsageStore
+from shared.adapters.supabase.task_store import SupabaseTaskStore
+from shared.adapters.supabase.usage_store import SupabaseUsageStore
 from shared.domain.agents import AgentName
 from shared.domain.errors import InvalidInput
 from shared.domain.run import Advance, Finish, RunStatus

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.user_store import (
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.user_store import (
     SupabaseApiKeyDirectory,
     SupabaseApiKeyStore,
     SupabaseProfileStore,

@@ -6,7 +6,7 @@ import uuid
 import httpx
 import pytest
 
-from shared.adapters.auth_admin import SupabaseAuthAdmin
+from shared.adapters.supabase.auth_admin import SupabaseAuthAdmin
 from shared.domain.errors import Conflict, InvalidInput, Misconfigured, NotFound, Unavailable
 from shared.domain.secret import Secret
 

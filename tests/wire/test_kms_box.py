@@ -7,7 +7,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from shared.adapters.kms_box import MAX_BYTES, KmsBox
+from shared.adapters.aws.kms_box import MAX_BYTES, KmsBox
 from shared.domain.errors import CannotOpen, InvalidInput, Misconfigured, Unavailable
 from shared.domain.secret import Sealed, SealedFor, Secret
 

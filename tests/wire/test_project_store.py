@@ -6,8 +6,8 @@ import uuid
 import httpx
 import pytest
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.project_store import SupabaseProjectStore
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.project_store import SupabaseProjectStore
 from shared.domain.errors import Conflict, NotFound, Unavailable
 from shared.domain.secret import Secret
 

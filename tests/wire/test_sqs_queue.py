@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
 
-from shared.adapters.sqs_queue import SqsRunQueue
+from shared.adapters.aws.sqs_queue import SqsRunQueue
 from shared.domain.errors import Misconfigured, Unavailable
 from shared.domain.messages import RunMessage
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from shared.adapters.postgrest_client import postgrest_client
-from shared.adapters.task_store import SupabaseTaskStore
-from shared.adapters.user_store import SupabaseUserDirectory
+from shared.adapters.supabase.postgrest_client import postgrest_client
+from shared.adapters.supabase.task_store import SupabaseTaskStore
+from shared.adapters.supabase.user_store import SupabaseUserDirectory
 from shared.domain.agents import AgentName
 from shared.domain.errors import (
     Conflict,

@@ -4,8 +4,8 @@ from typing import Any
 
 from postgrest import SyncPostgrestClient
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
-from shared.adapters.task_store import MAX_ID
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.task_store import MAX_ID
 from shared.domain.errors import Conflict, NotFound
 from shared.domain.ports import Row
 

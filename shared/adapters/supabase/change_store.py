@@ -7,7 +7,7 @@ from typing import Any
 
 from postgrest import SyncPostgrestClient
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
 from shared.domain.binary_patch import blob_id
 from shared.domain.changes import FileChange, RunChanges
 from shared.domain.contents import APART, PART_BYTES, ContentPart, joined

@@ -5,7 +5,7 @@ from typing import Any
 
 from postgrest import CountMethod, ReturnMethod, SyncPostgrestClient
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
 from shared.domain.errors import NotFound
 from shared.domain.ports import Row
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from postgrest import SyncPostgrestClient, SyncSelectRequestBuilder
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
 from shared.domain.errors import NotFound
 from shared.domain.ports import CancelledRun, LiveLog, NewRun, NewTask, Row, StartedRun, TaskFilter, TaskPage
 from shared.domain.secret import Sealed

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from postgrest import SyncPostgrestClient
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
 from shared.domain.ports import Row
 
 MAX_ID = 2**63 - 1  # of a bigint; PostgreSQL answers a larger number with an error

@@ -8,7 +8,7 @@ from typing import Any
 
 from postgrest import SyncPostgrestClient
 
-from shared.adapters.postgrest_client import call, speaking_our_errors
+from shared.adapters.supabase.postgrest_client import call, speaking_our_errors
 from shared.domain.agents import AgentName
 from shared.domain.contents import ContentPart
 from shared.domain.errors import RunFailed
