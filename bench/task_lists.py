@@ -26,10 +26,10 @@ import psycopg
 from mangum import Mangum
 
 from functions.api.app import create_app
-from local.aws.events import HttpRequest, http_event
 from local.listening import listen, url_of
-from local.postgres import Postgres, prepare
 from local.processes import PROJECT_ROOT, ProcessGroup
+from local.services.aws.events import HttpRequest, http_event
+from local.services.postgres import Postgres, prepare
 from shared.config import ApiSettings
 
 FEW, MANY = 10, 10_000
@@ -141,7 +141,7 @@ def _supabase() -> Iterator[Supabase]:
             "SUPABASE_PUBLISHABLE_KEY": supabase.publishable_key,
             "SUPABASE_SECRET_KEY": secrets.token_hex(16),
         }
-        argv = [sys.executable, "-m", "local.supabase"]
+        argv = [sys.executable, "-m", "local.services.supabase"]
         processes.start("supabase", argv, env=environment, listener=listener)
         yield supabase
 

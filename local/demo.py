@@ -17,11 +17,11 @@ from rich.table import Table
 from local.agent_clis import CliFetchError
 from local.client import ApiError, Json, sign_in
 from local.mirrors import GitError
-from local.postgres import MigrationError, PostgresError
 from local.preflight import gather, problems, warnings
 from local.processes import ProcessError
 from local.proposal import github_token, show_pull_request
 from local.repositories import Published, check_source, publish_repository
+from local.services.postgres import MigrationError, PostgresError
 from local.settings import Settings, SettingsError, enter, read_settings
 from local.stack import Stack, StackError, StackOptions
 from local.terminal import make_console

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1024 * 1024
-POSTGRES_ACCOUNTS = ("postgres", "nobody")  # who runs PostgreSQL for root, as in local/postgres/account.py
+POSTGRES_ACCOUNTS = ("postgres", "nobody")  # who runs PostgreSQL for root, as in local/services/postgres/account.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

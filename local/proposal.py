@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from local.client import Json, answer_to, http_client
-from local.github.accounts import DEFAULT_ACCOUNTS
 from local.mirrors import git, git_environ
 from local.repositories import OWNER, Published
+from local.services.github.accounts import DEFAULT_ACCOUNTS
 from local.stack import Stack
 from local.terminal import visible
 

@@ -20,13 +20,13 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from local.agent_clis import ensure_cli
-from local.aws.queue import REGION, QueueUrls, create_queues
-from local.e2b.isolation import SANDBOX_PYTHON, agent_path
-from local.e2b.template import Template
 from local.keys import Keys, keys_of
 from local.listening import LOOPBACK, listen_near, url_of
-from local.postgres import SET_ASIDE, Postgres
 from local.processes import Child, ProcessGroup, has_said
+from local.services.aws.queue import REGION, QueueUrls, create_queues
+from local.services.e2b.isolation import SANDBOX_PYTHON, agent_path
+from local.services.e2b.template import Template
+from local.services.postgres import SET_ASIDE, Postgres
 from local.settings import LOCAL, StackSettings, Values
 from shared.domain.agents import AgentName
 from shared.domain.agents.profile import AgentProfile
@@ -52,7 +52,7 @@ POSTGRES_PORT = 54322  # preferred, too: PostgreSQL binds it itself, and says wh
 POSTGRES_READY = re.compile(r"accepts connections on 127\.0\.0\.1:(\d+)")
 FOR_BROWSERS = ("api", "supabase", "git")  # what HOST opens
 
-STAND_IN = ("local.e2b",)
+STAND_IN = ("local.services.e2b",)
 NOT_ISOLATED = "NO ISOLATION"  # with these words the E2B server's log begins to say why
 READY_TIMEOUT_S = 180  # a busy machine; the ordinary start takes one to three seconds
 
@@ -231,7 +231,7 @@ class Stack:
         self._postgres_port = self._start_postgres()
         self._module(
             "supabase",
-            "local.supabase",
+            "local.services.supabase",
             [],
             env={
                 "DATABASE_URL": self.dsn,
@@ -248,7 +248,13 @@ class Stack:
         programs = self.options.postgres_programs
         child = self.processes.start(
             "postgres",
-            [sys.executable, "-m", "local.postgres", *argv, *(["--port", str(preferred)] if preferred else [])],
+            [
+                sys.executable,
+                "-m",
+                "local.services.postgres",
+                *argv,
+                *(["--port", str(preferred)] if preferred else []),
+            ],
             env=self._environment({"EMBEDDED_PG_BIN": programs} if programs else {}),
             ready=lambda child: bool(POSTGRES_READY.search(child.output())),
             ready_timeout_s=READY_TIMEOUT_S,
@@ -258,7 +264,7 @@ class Stack:
         return int(ready[1]) if ready else 0
 
     def _start_queue(self) -> None:
-        self._module("sqs", "local.aws", [])
+        self._module("sqs", "local.services.aws", [])
         self.queues = create_queues(self.sqs_url)
 
     def restart_queue(self) -> None:
@@ -298,21 +304,21 @@ class Stack:
 
     def _start_git(self) -> None:
         self.git_root.mkdir(parents=True, exist_ok=True)
-        self._module("git", "local.git_server", ["--root", str(self.git_root)])
+        self._module("git", "local.services.git.server", ["--root", str(self.git_root)])
 
     def _start_github(self) -> None:
         if "github" in self.urls:
-            self._module("github", "local.github", ["--root", str(self.git_root), "--web-url", self.git_url])
+            self._module("github", "local.services.github", ["--root", str(self.git_root), "--web-url", self.git_url])
 
     def _start_model(self) -> None:
         if "model" in self.urls:
-            self._module("model", "local.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
+            self._module("model", "local.services.model", [], env={"SCRIPTED_MODEL_KEY": self.keys.scripted_model_key})
 
     # ----------------------------------------------------------------------------------------------- the functions
 
     def _start_api(self) -> None:
         argv = _handler("functions.api.handler:handler", API_TIMEOUT_S)
-        self._module("api", "local.aws.http_function", [*argv, "--name", "api"], env=self.api_environment())
+        self._module("api", "local.services.aws.http_function", [*argv, "--name", "api"], env=self.api_environment())
 
     def _start_executor(self) -> None:
         argv = [
@@ -322,7 +328,7 @@ class Stack:
             *("--retry-visibility-s", str(self.options.retry_visibility_s)),
             *(["--verbose"] if self.options.verbose else []),
         ]
-        self._executor_function("executor", "local.aws.queue_function", argv, ready_text="POLLING")
+        self._executor_function("executor", "local.services.aws.queue_function", argv, ready_text="POLLING")
 
     def _start_dead_letters(self) -> None:
         argv = [
@@ -330,14 +336,14 @@ class Stack:
             *("--queue-url", self.queues.dead_letters, "--endpoint-url", self.sqs_url),
             *("--environments", "1", "--cold"),
         ]
-        self._executor_function("dead-letters", "local.aws.queue_function", argv, ready_text="POLLING")
+        self._executor_function("dead-letters", "local.services.aws.queue_function", argv, ready_text="POLLING")
 
     def _start_reaper(self) -> None:
         argv = [
             *_handler("functions.executor.reaper:handler", REAPER_TIMEOUT_S),
             *("--every-s", str(self.options.reaper_every_s)),
         ]
-        self._executor_function("reaper", "local.aws.schedule", argv, ready_text="INIT")
+        self._executor_function("reaper", "local.services.aws.schedule", argv, ready_text="INIT")
 
     def api_environment(self) -> dict[str, str]:
         """What template.yaml gives the API function: no sandbox or model key; the service key only for test users."""

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from local.e2b.journal import Journal
-from local.e2b.sandboxes import IsolationUnavailable
-from local.e2b.template import Template
+from local.services.e2b.journal import Journal
+from local.services.e2b.sandboxes import IsolationUnavailable
+from local.services.e2b.template import Template
 from tests.conformance import settings
 from tests.conformance.fleet import EnvdFleet
 

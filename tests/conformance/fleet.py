@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from local.e2b.box import BoxGone
-from local.e2b.journal import Journal
-from local.e2b.sandboxes import Fleet, IsolationUnavailable, Sandbox, Wish
-from local.e2b.template import Template
+from local.services.e2b.box import BoxGone
+from local.services.e2b.journal import Journal
+from local.services.e2b.sandboxes import Fleet, IsolationUnavailable, Sandbox, Wish
+from local.services.e2b.template import Template
 from tests.conformance.image import Image
 from tests.conformance.machines import Machines
 

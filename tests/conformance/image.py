@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.e2b.isolation import (
+from local.services.e2b.isolation import (
     ENV_FILE,
     PROFILE_D,
     SSHD_CONFIG,
@@ -26,7 +26,7 @@ from local.e2b.isolation import (
     uids,
     write_file,
 )
-from local.e2b.template import Template
+from local.services.e2b.template import Template
 
 LAYERED = ("usr", "etc", "var", "opt", "nix", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 HOSTNAME = "e2b.local"

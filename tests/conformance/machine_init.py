@@ -2,8 +2,8 @@
 
 The program makes the machine's mounts and forks its first process, pid 1 of a new pid namespace, which does what
 systemd does on a machine of E2B: it starts envd and sshd, starts envd again when it ends, and reaps what is left. It
-answers the calls of `local.e2b.box`: one byte and one socket per call, a JSON request, a JSON answer. When the server's
-end of the control socket closes, it ends, and every process of the machine with it.
+answers the calls of `local.services.e2b.box`: one byte and one socket per call, a JSON request, a JSON answer. When the
+server's end of the control socket closes, it ends, and every process of the machine with it.
 """
 
 # It runs before any module of ours can be found, and its paths are those of another machine.

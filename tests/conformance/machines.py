@@ -1,4 +1,4 @@
-"""How `local.e2b` starts a machine with a real envd: as another kind of isolation, with a first process of its own."""
+"""A machine with a real envd, as `local.services.e2b` starts it: another kind of isolation, with its own pid 1."""
 
 import json
 import secrets
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from local.e2b.isolation import User, View, homes, real_python, uids
+from local.services.e2b.isolation import User, View, homes, real_python, uids
 from tests.conformance.image import ENVD, HOSTNAME, SSHD, Image, Mounts
 
 INIT = Path(__file__).with_name("machine_init.py")

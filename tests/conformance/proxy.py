@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from local.e2b.envd import Unauthorized, not_running, sandbox_of_url, unauthorized
-from local.e2b.sandboxes import NotFound, Sandbox
+from local.services.e2b.envd import Unauthorized, not_running, sandbox_of_url, unauthorized
+from local.services.e2b.sandboxes import NotFound, Sandbox
 from tests.conformance.fleet import EnvdFleet
 
 logger = logging.getLogger("conformance")

@@ -1,15 +1,15 @@
 """The server of the rig, for the unmodified e2b SDK: `python -m tests.conformance.server --envd PATH --root DIR`.
 
-It takes the options of `python -m local.e2b` and has the same control plane; behind it are machines with a real envd.
-Only root on Linux can run it.
+It takes the options of `python -m local.services.e2b` and has the same control plane; behind it are machines with
+a real envd. Only root on Linux can run it.
 """
 
 import argparse
 from pathlib import Path
 
-from local.e2b.__main__ import add_arguments, api_key, run, template_of
-from local.e2b.journal import Journal
-from local.e2b.server import application
+from local.services.e2b.__main__ import add_arguments, api_key, run, template_of
+from local.services.e2b.journal import Journal
+from local.services.e2b.server import application
 from tests.conformance.fleet import EnvdFleet
 from tests.conformance.proxy import EnvdProxy
 

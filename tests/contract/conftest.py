@@ -7,9 +7,9 @@ from functools import cache
 import psycopg
 import pytest
 
-from local.aws.queue import REGION, create_queues
 from local.listening import listen
 from local.processes import ProcessGroup
+from local.services.aws.queue import REGION, create_queues
 from tests.contract.deployments import MASTER_KEYS, Deployments
 from tests.contract.repositories import make_repositories
 from tests.contract.rows import insert_rows
@@ -73,7 +73,7 @@ def rows(supabase):
 
 @pytest.fixture(scope="module")
 def sqs_url(processes):
-    return _serve(processes, "sqs", "local.aws")
+    return _serve(processes, "sqs", "local.services.aws")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def patches(git_root, tmp_path_factory):
 @pytest.fixture(scope="module")
 def github_api(processes, git_root, patches):
     """URL of GitHub's REST API."""
-    return _serve(processes, "github", "local.github", "--root", str(git_root))
+    return _serve(processes, "github", "local.services.github", "--root", str(git_root))
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ class Deployments:
     def _start(self, name):
         child = self._processes.start(
             f"api-{name}",
-            [sys.executable, "-m", "local.aws.http_function", *API, "--name", "api"],
+            [sys.executable, "-m", "local.services.aws.http_function", *API, "--name", "api"],
             env=self._settings | self._changes[name],
             ready_timeout_s=READY_TIMEOUT_S,
             listener=listen(),

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from local.aws.queue import sqs_client
+from local.services.aws.queue import sqs_client
 from shared.adapters.local_box import LocalBox
 from shared.domain.messages import RunMessage
 from shared.domain.secret import Sealed, SealedFor, Secret

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from local.aws.events import HttpRequest, http_event, http_response
+from local.services.aws.events import HttpRequest, http_event, http_response
 
 
 @dataclass(frozen=True)

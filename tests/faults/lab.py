@@ -29,16 +29,16 @@ from starlette.routing import Route
 
 from functions.executor import sandbox, wiring
 from local.agent_clis import ensure_cli
-from local.e2b.isolation import SANDBOX_PYTHON, agent_path
-from local.e2b.server import create_server
-from local.git_server import create_app
 from local.keys import keys_of
 from local.mirrors import publish
-from local.model.app import create_model
-from local.postgres import Postgres, prepare
 from local.processes import PROJECT_ROOT
+from local.services.e2b.isolation import SANDBOX_PYTHON, agent_path
+from local.services.e2b.server import create_server
+from local.services.git.server import create_app
+from local.services.model.app import create_model
+from local.services.postgres import Postgres, prepare
+from local.services.supabase import create_gateway
 from local.stack import scripted_access
-from local.supabase import create_gateway
 from shared.adapters.supabase import postgrest_client
 from shared.domain.agents import PROFILES
 from shared.domain.messages import RunMessage

@@ -8,7 +8,7 @@ import json
 import secrets
 import subprocess
 
-from local.e2b.box import mark_of
+from local.services.e2b.box import mark_of
 from shared.domain.errors import AppError
 from tests.faults.faults import Died
 from tests.faults.world import ENDED, GIT_TOKEN, World

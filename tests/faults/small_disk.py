@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from local.e2b.isolation import Bubblewrap
+from local.services.e2b.isolation import Bubblewrap
 
 DISK_MB = 24
 DISK = "/disk"

@@ -54,7 +54,7 @@ def bubblewrap():
 
 @pytest.fixture(scope="module")
 def lab(bubblewrap, tmp_path_factory):
-    with patch("local.e2b.sandboxes.Bubblewrap", SmallDisk), Lab(tmp_path_factory.mktemp("lab")) as lab:
+    with patch("local.services.e2b.sandboxes.Bubblewrap", SmallDisk), Lab(tmp_path_factory.mktemp("lab")) as lab:
         assert lab.isolation == SmallDisk.name
         yield lab
 
@@ -96,7 +96,7 @@ def lab_with_few_inodes(bubblewrap, tmp_path_factory):
     with (
         small_disk(folder / "disk", "size=200m,nr_inodes=6000") as disk,
         patch.object(FewInodes, "disk", disk, create=True),
-        patch("local.e2b.sandboxes.Bubblewrap", FewInodes),
+        patch("local.services.e2b.sandboxes.Bubblewrap", FewInodes),
         Lab(folder / "lab") as lab,
     ):
         yield lab

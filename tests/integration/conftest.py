@@ -15,8 +15,8 @@ import psycopg
 import pytest
 import uvicorn
 
-from local.postgres import Postgres, prepare
-from local.supabase import create_gateway
+from local.services.postgres import Postgres, prepare
+from local.services.supabase import create_gateway
 
 MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
 PREPARED = "prepared"  # the database with bootstrap and migrations that all others are copies of

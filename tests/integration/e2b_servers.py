@@ -17,7 +17,7 @@ from tests.conformance.settings import server_of
 PROJECT = Path(__file__).parents[2]
 API_KEY = "e2b_local_key"
 PATIENCE_S = 60
-# The module to run, and options beside those of `python -m local.e2b`. All tests that start a server take it from here.
+# The module to run, and options beside those of `python -m local.services.e2b`. All tests take their server from here.
 E2B_SERVER = server_of(os.environ)
 REAL_ENVD = E2B_SERVER != STAND_IN
 # How E2BSandboxes finds programs in a sandbox of this server.
@@ -26,13 +26,13 @@ if REAL_ENVD:
     LOCAL_SANDBOX = {"python": "/usr/bin/python3", "agent_path": SANDBOX_AGENT_PATH}
 # Two sandboxes or secrets a page, so that a handful of them fill several.
 PROGRAM = (
-    "import local.e2b.control_plane as c, local.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"
+    "import local.services.e2b.control_plane as c, local.services.e2b.secrets_api as s; c.PAGE_SIZE = s.PAGE_SIZE = 2;"
     "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__')"
 )
 
 
 class Server:
-    """`options` are those of `python -m local.e2b`."""
+    """`options` are those of `python -m local.services.e2b`."""
 
     def __init__(self, folder, *options):
         module, *own = E2B_SERVER

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from local.github import create_app
+from local.services.github import create_app
 
 PATIENCE_S = 60
 ENVIRONMENT = {

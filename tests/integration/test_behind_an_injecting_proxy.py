@@ -19,9 +19,9 @@ from cryptography.x509.oid import NameOID
 
 from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.phases.secret_delivery import STAND_IN, TRUSTING_E2B
-from local.git_server import create_app
 from local.mirrors import TOKEN_FILE, make_sample_repository, publish
-from local.model.app import create_model
+from local.services.git.server import create_app
+from local.services.model.app import create_model
 from shared.domain.agents import AgentName
 from tests.fixtures.agents.cli import KEY, Workplace, running_model
 from tests.sandbox_programs import command, install

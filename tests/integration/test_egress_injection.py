@@ -23,7 +23,7 @@ from functions.executor.phases.secret_delivery import STAND_IN
 from functions.executor.ports import StoredSecret
 from functions.executor.reaper import reap
 from functions.executor.sandbox import E2BSandboxes
-from local.e2b.isolation import agent_path
+from local.services.e2b.isolation import agent_path
 from shared.domain.network import HeaderRule, SandboxNetwork
 from shared.domain.run import Phase
 from shared.domain.secret import Secret

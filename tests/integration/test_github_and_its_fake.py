@@ -2,8 +2,8 @@
 
 import pytest
 
-from local.github import Account
 from local.mirrors import TOKEN_FILE
+from local.services.github import Account
 from shared.adapters.github import HttpGitHub
 from shared.domain.binary_patch import blob_id
 from shared.domain.changes import TreeEntry

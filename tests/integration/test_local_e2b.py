@@ -41,7 +41,7 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import FileType
 
-from local.e2b.isolation import (
+from local.services.e2b.isolation import (
     SANDBOX_PYTHON,
     Bubblewrap,
     PlainProcess,
@@ -49,7 +49,7 @@ from local.e2b.isolation import (
     installation,
     why_not_isolated,
 )
-from local.e2b.template import Template
+from local.services.e2b.template import Template
 from local.stack import STAND_IN
 from tests.bubblewrap import bubblewrap_works
 from tests.integration.e2b_servers import E2B_SERVER, LOCAL_SANDBOX, REAL_ENVD, reboot, restart_envd
@@ -67,7 +67,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 @dataclass
 class Server:
-    """A running `python -m local.e2b`."""
+    """A running `python -m local.services.e2b`."""
 
     process: subprocess.Popen
     url: str

@@ -51,7 +51,7 @@ def root(tmp_path):
 def served(tmp_path_factory):
     """One server for all tests; each puts its own repositories below `served.root`."""
     folder = tmp_path_factory.mktemp("git")
-    argv = [sys.executable, "-m", "local.git_server", "--root", str(folder)]
+    argv = [sys.executable, "-m", "local.services.git.server", "--root", str(folder)]
     with ProcessGroup(tmp_path_factory.mktemp("logs")) as group:
         yield folder, group.start("git", argv, env=os.environ, listener=listen()).url
 
@@ -394,7 +394,7 @@ def test_a_git_without_its_http_program_is_explained(tmp_path):
     fake = tmp_path / "git"
     fake.write_text(f"#!/bin/sh\necho {tmp_path}\n")
     fake.chmod(0o755)
-    argv = [sys.executable, "-m", "local.git_server", "--root", tmp_path]
+    argv = [sys.executable, "-m", "local.services.git.server", "--root", tmp_path]
 
     done = subprocess.run(
         argv, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60

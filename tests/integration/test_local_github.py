@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from local.github import Account
 from local.listening import listen
 from local.mirrors import TOKEN_FILE
 from local.processes import ProcessGroup
+from local.services.github import Account
 from shared.domain.patch import File
 from tests.integration.github_servers import bare_repository, serving
 
@@ -145,7 +145,7 @@ def test_at_once_only_one_of_many_makes_a_branch(ask, git, main):
 def test_it_is_a_program_with_accounts_of_your_own(git, tmp_path):
     accounts = tmp_path / "accounts.json"
     accounts.write_text(json.dumps({"mine": {"login": "ada", "scopes": ["repo"]}, "fine": {"login": "ada"}}))
-    argv = ["-m", "local.github", "--root", str(tmp_path), "--accounts", str(accounts)]
+    argv = ["-m", "local.services.github", "--root", str(tmp_path), "--accounts", str(accounts)]
     with ProcessGroup(tmp_path / "logs") as processes:
         environment = {"PATH": os.environ["PATH"]}
         github = processes.start("github", [sys.executable, *argv], env=environment, listener=listen())

@@ -7,10 +7,10 @@ import re
 import httpx
 import pytest
 
-from local import git_server
-from local.github import pages
-from local.github.pulls import Pull, Pulls
 from local.mirrors import TOKEN_FILE, make_sample_repository, publish
+from local.services.git import server as git_server
+from local.services.github import pages
+from local.services.github.pulls import Pull, Pulls
 from shared.domain.patch import File
 from tests.integration.github_servers import Git, bare_repository, serving, serving_app
 

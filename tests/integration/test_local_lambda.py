@@ -8,10 +8,17 @@ import psutil
 import pytest
 import yaml
 
-from local.aws.lambda_runner import Environment, EnvironmentLost, Environments, Function, HandlerRaised, TimedOut
-from local.aws.queue import create_queues, sqs_client
 from local.listening import listen
 from local.processes import PROJECT_ROOT, ProcessError, ProcessGroup, has_said
+from local.services.aws.lambda_runner import (
+    Environment,
+    EnvironmentLost,
+    Environments,
+    Function,
+    HandlerRaised,
+    TimedOut,
+)
+from local.services.aws.queue import create_queues, sqs_client
 from tests.process_table import is_alive
 from tests.waiting import wait_for
 
@@ -37,7 +44,7 @@ def environ(notes):
 
 
 def module(name, *options):
-    return [sys.executable, "-m", f"local.aws.{name}", *map(str, options)]
+    return [sys.executable, "-m", f"local.services.aws.{name}", *map(str, options)]
 
 
 def template_resources():
@@ -270,7 +277,7 @@ class TestHttp:
 class TestQueue:
     @pytest.fixture
     def endpoint(self, group):
-        sqs = [sys.executable, "-m", "local.aws"]
+        sqs = [sys.executable, "-m", "local.services.aws"]
         return group.start("sqs", sqs, env=os.environ, listener=listen()).url
 
     @pytest.fixture

@@ -19,12 +19,12 @@ import psutil
 import psycopg
 import pytest
 
-from local.postgres import MigrationError, OtherHistory, Postgres, PostgresError, prepare
-from local.postgres import server as postgres_server
-from local.postgres.account import Account
-from local.postgres.migrations import HISTORY
-from local.postgres.places import origin_of
-from local.postgres.programs import programs_for
+from local.services.postgres import MigrationError, OtherHistory, Postgres, PostgresError, prepare
+from local.services.postgres import server as postgres_server
+from local.services.postgres.account import Account
+from local.services.postgres.migrations import HISTORY
+from local.services.postgres.places import origin_of
+from local.services.postgres.programs import programs_for
 
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = ROOT / "supabase" / "migrations"
@@ -77,8 +77,8 @@ def postmaster_of(data_dir):
 
 @contextmanager
 def launched(data_dir, *arguments):
-    """`python -m local.postgres` as a supervisor runs it."""
-    argv = [sys.executable, "-m", "local.postgres", "--data-dir", str(data_dir), *arguments]
+    """`python -m local.services.postgres` as a supervisor runs it."""
+    argv = [sys.executable, "-m", "local.services.postgres", "--data-dir", str(data_dir), *arguments]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         try:
             line = launcher.stdout.readline()
@@ -469,7 +469,7 @@ def test_a_user_without_a_name_is_refused_before_anything_is_made(data_dir, monk
 @as_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the capabilities away")
 def test_root_without_capabilities_is_refused_in_a_sentence(data_dir):
-    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "local.postgres"]
+    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "local.services.postgres"]
     done = subprocess.run([*argv, "--data-dir", data_dir / "data"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "root may not switch to another user here (it lacks" in done.stderr
@@ -580,8 +580,16 @@ def test_the_database_of_another_version_is_set_aside_and_a_new_one_is_served(an
 
 @contextmanager
 def served(data_dir, migrations):
-    """What `python -m local.postgres` has printed, and how to reach the database."""
-    argv = [sys.executable, "-m", "local.postgres", "--data-dir", str(data_dir), "--migrations", str(migrations)]
+    """What `python -m local.services.postgres` has printed, and how to reach the database."""
+    argv = [
+        sys.executable,
+        "-m",
+        "local.services.postgres",
+        "--data-dir",
+        str(data_dir),
+        "--migrations",
+        str(migrations),
+    ]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         try:
             said = ""

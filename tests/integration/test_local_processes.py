@@ -393,7 +393,7 @@ def test_of_many_who_want_the_same_port_at_the_same_time_one_gets_it():
 
 def test_a_program_started_by_hand_says_that_its_port_is_taken():
     with listen() as taken:
-        argv = [sys.executable, "-m", "local.aws", "--port", str(port_of(taken))]
+        argv = [sys.executable, "-m", "local.services.aws", "--port", str(port_of(taken))]
         done = subprocess.run(argv, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 1

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from local import repositories
-from local.git_server import create_app
 from local.mirrors import TOKEN_FILE, GitError, make_sample_repository, publish
 from local.repositories import check_source, publish_repository
+from local.services.git.server import create_app
 from tests.integration.github_servers import Git, serving_app
 
 

@@ -24,7 +24,7 @@ from schemathesis.core.parameters import ParameterLocation
 
 from functions.api.app import create_app
 from functions.api.document import document
-from local.aws.http_function import gateway
+from local.services.aws.http_function import gateway
 from shared.config import ApiSettings
 from tests.contract.repositories import make_repositories
 from tests.contract.rows import REPOSITORY, insert_rows
@@ -149,7 +149,7 @@ class Person:
             "user_id": [rows["USER_A"], rows["TEST_USER"], rows["TEST_EXPIRED"]],
             "access_token": [token(iss=f"{supabase.url}/auth/v1")],
             "refresh_token": [token(type="refresh", user_id=rows["USER_A"])],
-            "github_token": ["tok", "tok_ro", "tok", "unknown"],  # see local.github
+            "github_token": ["tok", "tok_ro", "tok", "unknown"],  # see local.services.github
             "path": ["README.md", "logo"],
             "repo_url": [REPOSITORY, f"{REPOSITORY}.git", "https://github.com/o/missing"],
         }

@@ -8,16 +8,16 @@ import uuid
 import pytest
 
 from functions.executor.replay import move
-from local.aws.queue import REGION, create_queues, sqs_client
 from local.listening import listen
 from local.processes import PROJECT_ROOT, ProcessGroup
+from local.services.aws.queue import REGION, create_queues, sqs_client
 from shared.domain.messages import RunMessage
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
     with ProcessGroup(tmp_path_factory.mktemp("logs")) as group:
-        sqs = [sys.executable, "-m", "local.aws"]
+        sqs = [sys.executable, "-m", "local.services.aws"]
         yield group.start("sqs", sqs, env=os.environ, listener=listen()).url
 
 

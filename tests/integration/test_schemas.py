@@ -5,7 +5,7 @@ import random
 import psycopg
 import pytest
 
-from local.postgres import prepare
+from local.services.postgres import prepare
 from tests.catalog import catalog, differences
 from tests.integration.conftest import MIGRATIONS
 from tests.sql_files import SCHEMAS, functions_in

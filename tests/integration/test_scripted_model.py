@@ -217,13 +217,13 @@ def test_a_refused_key_is_answered_as_the_provider_does_and_never_repeated(model
 def test_the_model_runs_as_a_process_of_its_own(tmp_path):
     env = os.environ | {"SCRIPTED_MODEL_KEY": KEY}
     with ProcessGroup(tmp_path) as group:
-        model = group.start("model", [sys.executable, "-m", "local.model"], env=env, listener=listen())
+        model = group.start("model", [sys.executable, "-m", "local.services.model"], env=env, listener=listen())
 
         assert httpx.get(model.url).status_code == 200
 
 
 def test_the_model_does_not_start_without_a_key():
-    argv = [sys.executable, "-m", "local.model"]
+    argv = [sys.executable, "-m", "local.services.model"]
     env = {name: value for name, value in os.environ.items() if name != "SCRIPTED_MODEL_KEY"}
 
     ended = subprocess.run(argv, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)

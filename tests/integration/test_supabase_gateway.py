@@ -1034,7 +1034,7 @@ class TestTheProgram:
         environment = os.environ | secrets | {"DATABASE_URL": postgres_dsn}
         with ProcessGroup(tmp_path) as group:
             program = group.start(
-                "supabase", [sys.executable, "-m", "local.supabase"], env=environment, listener=listen()
+                "supabase", [sys.executable, "-m", "local.services.supabase"], env=environment, listener=listen()
             )
             url = f"{program.url}/rest/v1/projects?id=eq.-1"
             assert httpx.get(url, headers={"apikey": "sb_secret_b"}).json() == []
@@ -1042,7 +1042,7 @@ class TestTheProgram:
             assert program.guard.wait(30) == 0
 
     def test_it_names_every_setting_that_is_missing(self):
-        argv = [sys.executable, "-m", "local.supabase"]
+        argv = [sys.executable, "-m", "local.services.supabase"]
         environment = {"PATH": os.environ["PATH"], "JWT_SECRET": "j" * 32}
         done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2

@@ -23,7 +23,7 @@ OTHERS = (
     *("sandbox/*Dockerfile", "supabase/**/*.sql"),
 )
 # These name the models and protocols of providers, whichever agent uses them.
-OF_PROVIDERS = ("functions/executor/agents/prices.py", "local/model/")
+OF_PROVIDERS = ("functions/executor/agents/prices.py", "local/services/model/")
 # Texts of the contract and of examples that mean no agent, or any.
 NOT_OF_ONE_AGENT = {
     "Claude Code Automation API",  # GET / of the reference backend

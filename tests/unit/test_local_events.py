@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from local.aws.events import (
+from local.services.aws.events import (
     HttpRequest,
     MalformedResponse,
     failed_message_ids,

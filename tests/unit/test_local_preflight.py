@@ -9,7 +9,7 @@ import pytest
 
 from local import preflight
 from local.machine import POSTGRES_ACCOUNTS, Facts, Place, cgroup_limits, facts_of_this_machine, look_at
-from local.postgres import account
+from local.services.postgres import account
 from shared.domain.agents import PROFILES
 
 PLACE = Place(purpose="Claude Code", path=Path("/work"), needed_mb=500, device=1, free_mb=9000)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from local.model import anthropic, openai
-from local.model.conversation import Position
-from local.model.script import Fail, Hang, ScriptError, Shell, Turn, Write, turn_of
+from local.services.model import anthropic, openai
+from local.services.model.conversation import Position
+from local.services.model.script import Fail, Hang, ScriptError, Shell, Turn, Write, turn_of
 
 
 def turns(prompt):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.supabase import grammar, level
-from local.supabase.cursor import GrammarError
-from local.supabase.grammar import (
+from local.services.supabase import grammar, level
+from local.services.supabase.cursor import GrammarError
+from local.services.supabase.grammar import (
     AggregateRefused,
     NotEmbedded,
     Preferences,
@@ -21,7 +21,7 @@ from local.supabase.grammar import (
     parse_query,
     parse_select,
 )
-from local.supabase.query import Column, Condition, Embed, Field, Group, Order, Query
+from local.services.supabase.query import Column, Condition, Embed, Field, Group, Order, Query
 
 
 def eq(column, value):

@@ -9,7 +9,7 @@ import pytest
 from functions.executor.replay import move
 from functions.executor.sandbox import E2BSandboxes
 from functions.executor.step import OUR_FAULT
-from local.aws.queue import sqs_client
+from local.services.aws.queue import sqs_client
 from shared.domain.messages import RunMessage
 from shared.domain.secret import Secret
 from tests.integration.e2b_servers import LOCAL_SANDBOX

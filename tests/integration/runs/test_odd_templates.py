@@ -2,7 +2,7 @@
 
 import pytest
 
-from local.e2b.template import Template
+from local.services.e2b.template import Template
 from local.stack import Stack
 from tests.integration.e2b_servers import E2B_SERVER
 from tests.integration.runs.conftest import Lab, options_in

@@ -20,8 +20,8 @@ import pytest
 
 from local.client import sign_in
 from local.listening import listen, port_of
-from local.postgres import Postgres
 from local.processes import PROJECT_ROOT, ProcessGroup
+from local.services.postgres import Postgres
 from local.settings import machine_environment
 from local.stack import Stack, StackError, StackOptions
 from tests.foreign_variables import CANARY, foreign_variables
@@ -223,7 +223,7 @@ def test_a_named_model_is_used_at_the_address_that_is_said_first(demo, tmp_path)
     """A gateway that speaks Anthropic's protocol; here it is the scripted model, with a key of its own."""
     env = {**machine_environment(os.environ, online=False), "SCRIPTED_MODEL_KEY": f"sk-{CANARY}"}
     with ProcessGroup(tmp_path / "gateway") as group:
-        gateway = group.start("model", [sys.executable, "-m", "local.model"], env=env, listener=listen())
+        gateway = group.start("model", [sys.executable, "-m", "local.services.model"], env=env, listener=listen())
 
         output = ended_well(demo(CLOUD="anthropic", ANTHROPIC_API_KEY=f"sk-{CANARY}", ANTHROPIC_BASE_URL=gateway.url))
 

@@ -1,5 +1,0 @@
-"""A stand-in for a hosted Supabase project: REST and Auth over HTTP, row-level security by PostgreSQL itself."""
-
-from local.supabase.app import create_gateway
-
-__all__ = ["create_gateway"]
