@@ -4,9 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from functions.executor.errors import BrokenProgram
-from functions.executor.phases import PHASES, agent, checkpoint, secret_delivery
+from functions.executor.phases import PHASES, agent
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work import checkpoint, secret_delivery
 from shared.domain.errors import AppError, Forbidden, Misconfigured, NotAuthenticated, RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.ports import ClaimOutcome

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
+from functions.executor.e2b.sandboxes import E2BSandboxes
 from functions.executor.ports import Ports
-from functions.executor.sandbox import E2BSandboxes
 from shared.adapters.aws.kms_box import KmsBox
 from shared.adapters.aws.sqs_queue import SqsRunQueue
 from shared.adapters.local_box import LocalBox

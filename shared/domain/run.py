@@ -78,7 +78,7 @@ class Run:
     output_offset: int = 0
     reader_state: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)  # see functions/executor/phases/checkpoint.py
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)  # see functions/executor/work/checkpoint.py
     exit_code: int | None = None
     error_code: str | None = None
     error: str | None = None

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from functions.executor.errors import InjectionUnavailable, SandboxGone, failed_command
-from functions.executor.jobs import RUNS, SUPERVISOR
-from functions.executor.phases import closing
 from functions.executor.ports import SandboxInfo, StoredSecret
+from functions.executor.work import closing
+from functions.executor.work.jobs import RUNS, SUPERVISOR
 from sandbox.programs.protocol import (
     JOB_FILE,
     STDERR_TAIL_BYTES,

@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from functions.executor.sandbox import E2BWorkbench
+from functions.executor.e2b.sandboxes import E2BWorkbench
 from shared.domain.errors import Unavailable
 from tests.faults.lab import HURRIED_S
 from tests.faults.weather import STORMS

@@ -27,7 +27,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from functions.executor import sandbox, wiring
+from functions.executor import wiring
+from functions.executor.e2b import sandboxes as e2b_sandboxes
 from local.agent_clis import ensure_cli
 from local.keys import keys_of
 from local.mirrors import publish
@@ -235,7 +236,7 @@ class Lab:
     @contextmanager
     def _hurry(self):
         self.http.timeout = HURRIED_S
-        with patch.multiple(sandbox, REQUEST_TIMEOUT_S=HURRIED_S, FILE_TIMEOUT_S=HURRIED_S):
+        with patch.multiple(e2b_sandboxes, REQUEST_TIMEOUT_S=HURRIED_S, FILE_TIMEOUT_S=HURRIED_S):
             try:
                 yield
             finally:

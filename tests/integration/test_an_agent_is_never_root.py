@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pytest
 from e2b import Sandbox
 
-from functions.executor.jobs import JobSpec, RunFolder
-from functions.executor.phases import closing
-from functions.executor.sandbox import E2BSandboxes
+from functions.executor.e2b.sandboxes import E2BSandboxes
+from functions.executor.work import closing
+from functions.executor.work.jobs import JobSpec, RunFolder
 from shared.domain.errors import RunFailed
 from shared.domain.network import OPEN_NETWORK
 from shared.domain.secret import Secret

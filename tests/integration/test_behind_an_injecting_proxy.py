@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from functions.executor.agents import DRIVERS, ReaderState
-from functions.executor.phases.secret_delivery import STAND_IN, TRUSTING_E2B
+from functions.executor.work.secret_delivery import STAND_IN, TRUSTING_E2B
 from local.mirrors import TOKEN_FILE, make_sample_repository, publish
 from local.services.git.server import create_app
 from local.services.model.app import create_model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.executor.jobs import LOOK_BYTES
+from functions.executor.work.jobs import LOOK_BYTES
 from sandbox.programs.clone_git import meaning
 from tests.sandbox_programs import command, install
 from tests.small_disks import fill, small_disk

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox, SandboxState
 
+from functions.executor.e2b.sandboxes import E2BSandboxes
 from functions.executor.errors import BrokenProgram, CommandFailed, InjectionUnavailable, SandboxGone
-from functions.executor.jobs import JobSpec, RunFolder
-from functions.executor.sandbox import E2BSandboxes
+from functions.executor.work.jobs import JobSpec, RunFolder
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
 from shared.domain.secret import Secret

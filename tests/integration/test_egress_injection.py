@@ -17,12 +17,12 @@ from e2b import Sandbox, SandboxException
 from e2b import Secret as KeptSecret
 from e2b.exceptions import SecretException
 
-from functions.executor import sandbox as executor_sandbox
+from functions.executor.e2b import sandboxes as executor_sandbox
+from functions.executor.e2b.sandboxes import E2BSandboxes
 from functions.executor.errors import InjectionUnavailable, SandboxGone
-from functions.executor.phases.secret_delivery import STAND_IN
 from functions.executor.ports import StoredSecret
 from functions.executor.reaper import reap
-from functions.executor.sandbox import E2BSandboxes
+from functions.executor.work.secret_delivery import STAND_IN
 from local.services.e2b.isolation import agent_path
 from shared.domain.network import HeaderRule, SandboxNetwork
 from shared.domain.run import Phase

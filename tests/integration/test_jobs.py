@@ -15,14 +15,14 @@ from unittest.mock import patch
 
 import pytest
 
+from functions.executor.e2b.sandboxes import E2BSandboxes
 from functions.executor.errors import BrokenProgram, failed_command
-from functions.executor.jobs import (
+from functions.executor.work.jobs import (
     LOOK_BYTES,
     RUNS,
     JobSpec,
     RunFolder,
 )
-from functions.executor.sandbox import E2BSandboxes
 from sandbox import archive
 from sandbox.programs.protocol import TAKEN_AT_START, TAKEN_BY_THE_JOB, LookRequest, UsageLog, to_json
 from shared.domain.errors import RunFailed
@@ -334,7 +334,7 @@ def test_a_job_that_exceeds_a_limit_is_ended(jobs, command, script, limits, ende
 
 
 def test_a_job_that_prints_too_much_is_ended(jobs, monkeypatch):
-    monkeypatch.setattr("functions.executor.jobs.MAX_OUTPUT_BYTES", 100)
+    monkeypatch.setattr("functions.executor.work.jobs.MAX_OUTPUT_BYTES", 100)
 
     state = jobs.start("seq 100; sleep 60", Script(ends_at=60, output=((0, b"1234567890\n" * 20),)))
 

@@ -9,8 +9,8 @@ from e2b.envd.api import format_envd_api_exception
 from e2b.envd.rpc import handle_rpc_exception
 from e2b.sandbox.commands.command_handle import CommandExitException
 
+from functions.executor.e2b.errors import refused, speaking_of_a_sandbox, speaking_our_errors
 from functions.executor.errors import InjectionUnavailable, SandboxGone
-from functions.executor.sandbox_errors import refused, speaking_of_a_sandbox, speaking_our_errors
 from shared.domain.errors import AppError, RunFailed, Unavailable
 
 WRONG_KEY = "Invalid E2B API key. Please check your E2B_API_KEY environment variable."

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from functions.executor.phases import agent, cloning, collecting, provisioning, setup
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
 from shared.domain.run import Outcome, Phase, Run
 
 PHASES: dict[Phase, Callable[[Run, Ports, StepSecrets], Outcome]] = {

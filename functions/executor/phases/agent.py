@@ -4,18 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 from functions.executor.agents import DRIVERS, AgentFailure, ReaderState
-from functions.executor.jobs import JobSpec, RunFolder
-from functions.executor.phases import checkpoint, secret_delivery
-from functions.executor.phases.bench import AGENT_JOB, WORK_TREE, folder_of
-from functions.executor.phases.pace import check_in_s
-from functions.executor.phases.reports import RESTARTED
-from functions.executor.phases.spending import COST_LIMIT, limit_usd, tell, too_dear, usage_of
+from functions.executor.polling import next_poll_delay_s
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work import checkpoint, secret_delivery
+from functions.executor.work.cost import COST_LIMIT, limit_usd, tell, too_dear, usage_of
+from functions.executor.work.job_reports import RESTARTED
+from functions.executor.work.jobs import JobSpec, RunFolder
+from functions.executor.work.model_access import model_access
+from functions.executor.work.workspace import AGENT_JOB, WORK_TREE, open_workspace
 from sandbox.programs.protocol import JobReport, UsageLog
-from shared.config import ExecutorSettings, ModelAccess
-from shared.domain.agents import AgentName
-from shared.domain.errors import RunFailed
 from shared.domain.preferences import AgentPreferences
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
@@ -31,7 +29,7 @@ COLLECTION_RESERVE = timedelta(minutes=2)
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
     preferences, _ = secrets.preferences()
-    folder = folder_of(run, ports)
+    folder = open_workspace(run, ports)
     state = folder.look(JOB, offset=run.output_offset, usage_log=_usage_log(run))
     if state.absent:
         state = folder.start(JOB, _job(run, ports, secrets, preferences))
@@ -51,13 +49,13 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         return seen.collect(*_verdict(run, seen, ports))
     if seen.state.more:
         return seen.carry_on(0)
-    return seen.carry_on(check_in_s(run, ports), checkpoint.look(run, ports, secrets, folder))
+    return seen.carry_on(next_poll_delay_s(run, ports), checkpoint.look(run, ports, secrets, folder))
 
 
 def stopped(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
     secrets.preferences()  # so that they are taken out of what it has said
-    folder = folder_of(run, ports)
+    folder = open_workspace(run, ports)
     folder.stop(JOB)
     seen = _Seen(run, ports, folder.look(JOB, offset=run.output_offset, usage_log=_usage_log(run)))
     seen.drain(folder)
@@ -148,21 +146,6 @@ def _job(run: Run, ports: Ports, secrets: StepSecrets, preferences: AgentPrefere
         timeout_s=_seconds_left(run, ports),
         idle_timeout_s=settings.agent_idle_timeout_s,
     )
-
-
-def model_access(agent: AgentName, settings: ExecutorSettings, preferences: AgentPreferences) -> ModelAccess:
-    """What the deployment gives the agent: its key, base URL and model, or nothing to users with their own access.
-
-    The three belong together: the deployment's key must not be sent to an address of the user's.
-    Raises RunFailed (`model_key_missing`) when neither has a key.
-    """
-    if preferences.model_access:
-        return ModelAccess()
-    access = settings.models[agent]
-    if access.key is None:
-        variable = agent.profile.key_variable
-        raise RunFailed(f"Missing required environment variables: {variable}", error_code="model_key_missing")
-    return access
 
 
 def _seconds_left(run: Run, ports: Ports) -> int:

@@ -1,14 +1,15 @@
 """The repository comes into the sandbox: a pristine copy that the agent cannot reach, and the agent's working copy."""
 
 from functions.executor.agents import ReaderState
-from functions.executor.jobs import JobSpec
-from functions.executor.phases import secret_delivery, setup
-from functions.executor.phases.agent import model_access
-from functions.executor.phases.bench import BASE_GIT, CLONE_JOB, WORK_TREE, folder_of, repository_of
-from functions.executor.phases.pace import check_in_s
-from functions.executor.phases.reports import RESTARTED, report_of
+from functions.executor.polling import next_poll_delay_s
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work import secret_delivery
+from functions.executor.work.job_reports import RESTARTED, report_of
+from functions.executor.work.jobs import JobSpec
+from functions.executor.work.model_access import model_access
+from functions.executor.work.setup_scripts import scripts
+from functions.executor.work.workspace import BASE_GIT, CLONE_JOB, WORK_TREE, open_workspace, repository_of
 from sandbox.programs.protocol import TOKEN_FILE, CloneReport, CloneRequest, Failure, JobReport, to_json
 from shared.domain.errors import InvalidInput, RunFailed
 from shared.domain.repository import branch_name
@@ -21,18 +22,18 @@ START_WAIT_S = 3  # most clones end within it, and the step need not be taken ag
 
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start the clone, or look how far it is; when it has ended, go on to the setup or the agent."""
-    folder = folder_of(run, ports)
+    folder = open_workspace(run, ports)
     state = folder.look(JOB)
     if state.absent:
         state = folder.start(JOB, _clone(run, ports, secrets), wait_s=START_WAIT_S)
     if not state.over:
-        return Advance(check_in_s=check_in_s(run, ports))
+        return Advance(check_in_s=next_poll_delay_s(run, ports))
     cloned = _report(state)
     if isinstance(cloned, Failure):
         secrets.git_token()  # so that it is taken out of git's words, should they contain it
         raise _failure(cloned, run, ports)
     return Advance(
-        phase=Phase.SETUP if setup.scripts(run, cloned) else Phase.AGENT,
+        phase=Phase.SETUP if scripts(run, cloned) else Phase.AGENT,
         changes={"base_commit": cloned.base_commit, "reader_state": _nothing_read(run, ports, secrets, cloned)},
         events=(Event("cloned", {"commit": cloned.base_commit, "branch": run.branch}),),
     )

@@ -8,12 +8,12 @@ from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.errors import SandboxGone
-from functions.executor.jobs import RunFolder
-from functions.executor.phases import closing
-from functions.executor.phases.agent import model_access
-from functions.executor.phases.secret_delivery import network_of
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work import closing
+from functions.executor.work.jobs import RunFolder
+from functions.executor.work.model_access import model_access
+from functions.executor.work.secret_delivery import network_of
 from shared.domain.errors import RunFailed
 from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret

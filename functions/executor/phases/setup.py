@@ -6,54 +6,26 @@ What they leave in the work tree is a part of the result like anything else that
 the repository ignores it.
 """
 
-from dataclasses import dataclass
-
 from functions.executor.agents import Checkout, ReaderState
-from functions.executor.jobs import JobSpec, parsed
-from functions.executor.phases.bench import CLONE_JOB, WORK_TREE, folder_of
-from functions.executor.phases.pace import check_in_s
-from functions.executor.phases.reports import RESTARTED
+from functions.executor.polling import next_poll_delay_s
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
-from sandbox.programs.protocol import CloneReport, JobReport, SetupScript
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work.job_reports import RESTARTED
+from functions.executor.work.jobs import JobSpec, parsed
+from functions.executor.work.setup_scripts import Script, scripts
+from functions.executor.work.workspace import CLONE_JOB, WORK_TREE, open_workspace
+from sandbox.programs.protocol import CloneReport, JobReport
 from shared.domain.errors import RunFailed
 from shared.domain.run import Advance, Event, Outcome, Phase, Run
 
 MAX_EVENT_CHARS = 8000  # of one look's output; a log that scrolls by is of no use in full
-REPOSITORYS = ".asynccode/setup.sh"
 SCRIPTS_DONE = "setup_scripts_done"  # in the reader's state, which is nobody's before the agent starts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """One of the scripts: the job that runs it, how it is called in sentences, and as `$0`."""
-
-    job: str
-    title: str
-    name: str
-    text: str
-
-
-def scripts(run: Run, cloned: CloneReport) -> tuple[Script, ...]:
-    """The run's setup scripts, in their order. `cloned` is what clone.py reported.
-
-    Raises RunFailed when the repository's own is none that can be run.
-    """
-    title = f"The repository's setup script {REPOSITORYS}"
-    own = cloned.setup or SetupScript()
-    if own.problem:
-        raise RunFailed(f"{title} {own.problem}.", error_code="setup_failed")
-    both = (
-        Script(job="setup", title="The project's setup script", name="setup", text=run.setup_script or ""),
-        Script(job="repository_setup", title=title, name=REPOSITORYS, text=own.script or ""),
-    )
-    return tuple(script for script in both if script.text)
 
 
 def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     """Start a script, or turn its new output into events; when it has ended well, go on to the next, then the agent."""
     env, _ = secrets.project_env()
-    folder = folder_of(run, ports)
+    folder = open_workspace(run, ports)
     todo = scripts(run, parsed(CloneReport, folder.look(CLONE_JOB).chunk))
     done = run.reader_state.get(SCRIPTS_DONE, 0)
     script = todo[done]
@@ -71,7 +43,7 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
     checkout = ReaderState.from_json(run.reader_state).checkout
     events = _output(state, checkout)
     if not state.over:
-        return Advance(check_in_s=check_in_s(run, ports), changes={"output_offset": state.offset}, events=events)
+        return Advance(check_in_s=next_poll_delay_s(run, ports), changes={"output_offset": state.offset}, events=events)
     failed = state.exit_code != 0
     if state.more or (failed and events):  # what it said is told before that it failed
         return Advance(changes={"output_offset": state.offset}, events=events)

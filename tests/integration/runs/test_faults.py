@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from functions.executor.e2b.sandboxes import E2BSandboxes
 from functions.executor.replay import move
-from functions.executor.sandbox import E2BSandboxes
 from functions.executor.step import OUR_FAULT
 from local.services.aws.queue import sqs_client
 from shared.domain.messages import RunMessage

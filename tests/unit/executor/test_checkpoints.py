@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from functions.executor.phases.collecting import TIMEOUT_S
+from functions.executor.work.collection import TIMEOUT_S
 from sandbox.programs.protocol import CollectReport, Failure
 from shared.domain.errors import InvalidInput, RunFailed, Unavailable
 from shared.domain.run import Phase

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from functions.executor.phases.contents import BUDGET_S
+from functions.executor.work.large_contents import BUDGET_S
 from shared.domain.binary_patch import blob_id
 from shared.domain.contents import joined
 from shared.domain.errors import Unavailable

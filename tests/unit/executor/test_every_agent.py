@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.executor.phases.secret_delivery import STAND_IN
+from functions.executor.work.secret_delivery import STAND_IN
 from shared.config import ModelAccess
 from shared.domain.agents import PROFILES, AgentName
 from shared.domain.agents.profile import AgentProfile, Wheel

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from functions.executor import jobs
-from functions.executor.jobs import RunFolder
 from functions.executor.step import OUR_FAULT
+from functions.executor.work import jobs
+from functions.executor.work.jobs import RunFolder
 from sandbox.programs.protocol import Failure
 from shared.domain.agents import AgentName
 from shared.domain.run import Phase

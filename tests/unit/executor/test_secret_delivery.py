@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from functions.executor.phases.secret_delivery import CA_BUNDLE, STAND_IN
 from functions.executor.reaper import reap
+from functions.executor.work.secret_delivery import CA_BUNDLE, STAND_IN
 from shared.domain.agents import AgentName
 from shared.domain.errors import Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule

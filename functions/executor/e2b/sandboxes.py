@@ -13,9 +13,9 @@ from e2b.sandbox.commands.command_handle import CommandExitException
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 from e2b.sandbox.sandbox_api import SandboxNetworkOpts, SandboxNetworkUpdate
 
+from functions.executor.e2b.errors import refused, speaking_of_a_sandbox, speaking_our_errors, status_of
 from functions.executor.errors import InjectionUnavailable, failed_command
 from functions.executor.ports import SandboxInfo, StoredSecret
-from functions.executor.sandbox_errors import refused, speaking_of_a_sandbox, speaking_our_errors, status_of
 from shared.domain.errors import Unavailable
 from shared.domain.network import SandboxNetwork
 from shared.domain.run import Run

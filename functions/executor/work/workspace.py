@@ -1,8 +1,8 @@
 """What a run works on: its folder in its running sandbox, and its repository."""
 
 from functions.executor.errors import SandboxGone
-from functions.executor.jobs import RunFolder
 from functions.executor.ports import Ports
+from functions.executor.work.jobs import RunFolder
 from shared.domain.errors import InvalidInput, RunFailed
 from shared.domain.repository import Repository
 from shared.domain.run import Run
@@ -15,7 +15,7 @@ AGENT_JOB = "agent"
 CLONE_JOB = "clone"  # its output stays: what it reported can be read again
 
 
-def folder_of(run: Run, ports: Ports) -> RunFolder:
+def open_workspace(run: Run, ports: Ports) -> RunFolder:
     """Raises SandboxGone when the run's sandbox has ended, Unavailable when it is out of reach."""
     if run.sandbox_id is None:
         raise SandboxGone(run_id=run.id)

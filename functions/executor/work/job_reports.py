@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from functions.executor.errors import BrokenProgram, disk_full, may_pass, says_disk_full
-from functions.executor.jobs import broken
+from functions.executor.work.jobs import broken
 from sandbox.programs.protocol import DISK_FULL, Failure, JobReport, ProtocolError, parse, report_from_value
 
 RESTARTED = "the sandbox was restarted or ran out of memory"

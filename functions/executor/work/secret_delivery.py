@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from functions.executor.errors import InjectionUnavailable, SandboxGone
-from functions.executor.jobs import RunFolder
-from functions.executor.phases.bench import repository_of
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work.jobs import RunFolder
+from functions.executor.work.workspace import repository_of
 from shared.domain.agents import AgentName
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import (

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from functions.executor.errors import SandboxGone
-from functions.executor.jobs import RunFolder
-from functions.executor.phases import collecting
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work import collection
+from functions.executor.work.jobs import RunFolder
 from shared.domain.errors import AppError
 from shared.domain.run import Event, Run
 from shared.observability import get_logger
@@ -25,7 +25,7 @@ logger = get_logger("executor")
 TOLD_FILES = 100  # paths in an event
 RESULT_FILE = "checkpoint.json"  # one for all: each replaces the one before
 # Nothing lies apart: of a file that is too large for a row, the patch has what was changed.
-LIMITS = replace(collecting.LIMITS, file_bytes=collecting.LIMITS.row_bytes, total_bytes=collecting.LIMITS.rows_bytes)
+LIMITS = replace(collection.LIMITS, file_bytes=collection.LIMITS.row_bytes, total_bytes=collection.LIMITS.rows_bytes)
 # Nobody waits for it, and the agent's own programs go first.
 NICENESS = 10
 
@@ -49,7 +49,7 @@ def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Loo
         if age_s - mark.get("begun_s", 0) < ports.settings.checkpoint_every_s:
             return Looked()
         number = mark.get("number", 0) + 1
-        spec = collecting.collector(run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
+        spec = collection.collector(run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
         folder.start(_job(number), spec, wait_s=0)
         logger.info("checkpoint.begun", extra={"number": number})
@@ -86,12 +86,12 @@ def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> L
     if not state.over and not state.absent:
         return Looked()
     ended = {**mark, "running": False}
-    report = collecting.report(state)
+    report = collection.report(state)
     if report.tree == mark.get("tree") or not (report.files or mark.get("files")):
         return Looked(ended)  # nothing is new
-    found = collecting.read_result(folder, RESULT_FILE, report)
+    found = collection.read_result(folder, RESULT_FILE, report)
     secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
-    result = collecting.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
+    result = collection.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
     if not ports.runs.save_checkpoint(run, secrets.scrub_result(result)):
         return Looked()  # somebody else has the run, and this step will not be saved either
     logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report.files})

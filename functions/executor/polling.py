@@ -22,7 +22,7 @@ _PACE = (
 _SLOWEST_S = 90
 
 
-def check_in_s(run: Run, ports: Ports) -> int:
+def next_poll_delay_s(run: Run, ports: Ports) -> int:
     """Seconds until the next look: 2, 5, 10, 30, 60, then 90, by the age of the run."""
     age = ports.now() - run.started_at if run.started_at else timedelta()
     return next((pause_s for younger_than, pause_s in _PACE if age < younger_than), _SLOWEST_S)

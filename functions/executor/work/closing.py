@@ -3,7 +3,7 @@
 sandbox/programs/close.py says what that means. A sandbox that is open gets no secret and no agent.
 """
 
-from functions.executor.jobs import RunFolder, parsed
+from functions.executor.work.jobs import RunFolder, parsed
 from sandbox.programs.protocol import CloseReport, CloseVerb
 from shared.domain.errors import RunFailed
 from shared.observability import get_logger

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from functions.executor.jobs import RunFolder
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work.jobs import RunFolder
 from sandbox.programs.protocol import Content
 from shared.domain.contents import ContentPart, is_named, parts_of, together
 from shared.domain.errors import RunFailed

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable
 
-from functions.executor.jobs import JobSpec, RunFolder
-from functions.executor.phases.bench import AGENT_JOB, CLONE_JOB, WORK_TREE
-from functions.executor.phases.reports import report_of
-from functions.executor.phases.secret_delivery import was_in_sandbox
 from functions.executor.ports import Ports
-from functions.executor.scrubbing import StepSecrets
+from functions.executor.step_secrets import StepSecrets
+from functions.executor.work.job_reports import report_of
+from functions.executor.work.jobs import JobSpec, RunFolder
+from functions.executor.work.secret_delivery import was_in_sandbox
+from functions.executor.work.workspace import AGENT_JOB, CLONE_JOB, WORK_TREE
 from sandbox.programs.protocol import OUR_SECRETS, USERS_SECRETS, JobReport, WipeReport, WipeRequest, to_json
 from shared.domain.errors import AppError
 from shared.domain.run import Run
