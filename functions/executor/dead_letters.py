@@ -7,6 +7,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from functions.executor.context import StepContext
 from functions.executor.messages import each_message
 from functions.executor.ports import Ports
 from functions.executor.step import OUR_FAULT, end_run, ended_early, logger
@@ -26,6 +27,6 @@ def give_up(message: RunMessage, ports: Ports) -> None:
     run = ports.runs.seize(message.run_id)
     if run is None:
         return
-    end_run(run, ended_early(run, INTERNAL, OUR_FAULT), ports)
+    end_run(StepContext.of(run, ports), ended_early(run, INTERNAL, OUR_FAULT))
     if run.sandbox_id is None and (sandbox_id := ports.sandboxes.find(run.id)):
         ports.sandboxes.kill(sandbox_id)

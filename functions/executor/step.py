@@ -1,14 +1,21 @@
 """The story of one step: look at a claimed run, take it one phase further, save, nudge."""
 
 from dataclasses import replace
-from datetime import timedelta
 
-from functions.executor.errors import BrokenProgram
+from functions.executor.context import StepContext
+from functions.executor.decisions import (
+    CANCELLED,
+    MAX_ATTEMPTS,
+    MAX_SURPRISES,
+    attempts_for,
+    backoff_s,
+    must_stop,
+    over_at_once,
+)
 from functions.executor.phases import PHASES, agent
 from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
 from functions.executor.work import checkpoint, secret_delivery
-from shared.domain.errors import AppError, Forbidden, Misconfigured, NotAuthenticated, RunFailed
+from shared.domain.errors import AppError, RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.ports import ClaimOutcome
 from shared.domain.run import INTERNAL, Advance, Event, Finish, Outcome, Phase, Run, RunStatus
@@ -16,21 +23,7 @@ from shared.observability import get_logger
 
 logger = get_logger("executor")
 
-# Claims of one step before the run is given up: with the pauses below, more than half an hour of an outage.
-MAX_ATTEMPTS = 40
-MAX_BACKOFF_S = 60
-# Attempts after which an unforeseen error, or a broken program in the sandbox, is a bug and no matter of the moment.
-MAX_SURPRISES = 3
-# After its deadline a run may still be stopped and collected; this long, then it ends without.
-COLLECTION_GRACE = timedelta(minutes=10)
-# The same of a run that has used up its steps: enough to read 200 MB of output to its end, and to collect.
-COLLECTION_STEPS = 200
-# A key of ours is refused, or a migration is missing: an operator may set that right while runs wait.
-OURS_TO_MEND = (Misconfigured, NotAuthenticated, Forbidden)
-GIVEN_UP = "The task could not be continued after many attempts. Start it again in some minutes."
 OUR_FAULT = "Something went wrong on our side. Start the task again."
-TIMED_OUT = "Task execution timed out. The operation took longer than expected."
-TOO_MANY_STEPS = "The task took more steps than a run may have. Start it again, perhaps with a smaller prompt."
 
 
 def on_message(message: RunMessage, ports: Ports) -> None:
@@ -45,7 +38,7 @@ def on_message(message: RunMessage, ports: Ports) -> None:
     logger.info("run.claim", extra={"outcome": claim.outcome, "seq": message.seq})
     match claim.outcome:
         case ClaimOutcome.CLAIMED if claim.run:
-            step(claim.run, ports)
+            step(StepContext.of(claim.run, ports))
         case ClaimOutcome.WAITING | ClaimOutcome.BUSY if claim.retry_in_s is not None:
             nudge(message, ports, delay_s=claim.retry_in_s)
         case ClaimOutcome.OVERDUE if claim.seq is not None:
@@ -62,58 +55,45 @@ def replay(message: RunMessage, ports: Ports) -> None:
         nudge(successor, ports)
 
 
-def step(run: Run, ports: Ports) -> None:
+def step(ctx: StepContext) -> None:
     """Work, one transaction, the next message: in this order, so that a crash anywhere costs at most this step."""
-    secrets = StepSecrets(run, ports)
-    outcome = secrets.scrub(take_step(run, ports, secrets))
+    outcome = ctx.secrets.scrub(take_step(ctx))
     if isinstance(outcome, Finish):
-        end_run(run, outcome, ports)
+        end_run(ctx, outcome)
         return
-    seq = ports.runs.advance(run, outcome)
+    seq = ctx.ports.runs.advance(ctx.run, outcome)
     if seq is None:
-        logger.warning("run.fence_lost", extra={"seq": run.seq})
+        logger.warning("run.fence_lost", extra={"seq": ctx.run.seq})
         return
     if outcome.phase:
         logger.info("run.phase", extra={"phase": outcome.phase})
-    nudge(_message(run, seq), ports, delay_s=outcome.check_in_s)
+    nudge(_message(ctx.run, seq), ctx.ports, delay_s=outcome.check_in_s)
 
 
-def take_step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+def take_step(ctx: StepContext) -> Outcome:
     """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
     try:
-        outcome = _must_end(run, ports, secrets) or PHASES[run.phase](run, ports, secrets)
-        secret_delivery.left(run, outcome, ports, secrets)
+        outcome = _must_end(ctx) or PHASES[ctx.run.phase](ctx)
+        secret_delivery.left(ctx, outcome)
     except RunFailed as error:
         logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
-        return ended_early(run, error.error_code, str(error))
+        return ended_early(ctx.run, error.error_code, str(error))
     except Exception as error:  # noqa: BLE001  (raised again, unless it has repeated itself)
-        return _again_or_never(run, error)
+        return _again_or_never(ctx.run, error)
     return _with_phase_event(outcome) if isinstance(outcome, Advance) else outcome
 
 
 def _again_or_never(run: Run, error: Exception) -> Outcome:
-    """Wait where waiting may help; raise what nobody foresaw, so that SQS delivers again, until it repeats itself.
-
-    docs/reliability.md has the table of errors and attempts.
-    """
+    """Wait where waiting may help; raise an unforeseen error, so that SQS delivers again, until it repeats itself."""
     told = error.for_log() if isinstance(error, AppError) else {}
-    attempts = _attempts_for(error)
+    attempts = attempts_for(error)
     if run.attempt < attempts or attempts == MAX_ATTEMPTS:  # at the last one of those, `_must_end` ends the run
         logger.warning("run.step_retried", extra={"attempt": run.attempt, **told})
-        return Advance(check_in_s=min(2**run.attempt, MAX_BACKOFF_S))
+        return Advance(check_in_s=backoff_s(run.attempt))
     if not attempts and run.attempt < MAX_SURPRISES:
         raise error
     logger.exception("run.given_up", extra={"attempt": run.attempt, **told})
     return ended_early(run, INTERNAL, OUR_FAULT)
-
-
-def _attempts_for(error: Exception) -> int:
-    """How many attempts a foreseen error is worth; 0 for one that nobody foresaw."""
-    if isinstance(error, BrokenProgram):
-        return MAX_SURPRISES
-    if isinstance(error, AppError) and (error.retryable or isinstance(error, OURS_TO_MEND)):
-        return MAX_ATTEMPTS
-    return 0
 
 
 def ended_early(run: Run, error_code: str, error: str) -> Finish:
@@ -123,7 +103,7 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
     """
     status = RunStatus.CANCELLED if run.cancel_requested else RunStatus.FAILED
     if run.cancel_requested:
-        error_code, error = "cancelled", agent.CANCELLED
+        error_code, error = "cancelled", CANCELLED
     else:
         error_code, error = run.error_code or error_code, run.error or error
     error += checkpoint.kept(run)
@@ -131,7 +111,7 @@ def ended_early(run: Run, error_code: str, error: str) -> Finish:
     return Finish(status=status, error_code=error_code, error=error, events=(ended,))
 
 
-def end_run(run: Run, end: Finish, ports: Ports) -> None:
+def end_run(ctx: StepContext, end: Finish) -> None:
     """Store the end, then pause or kill the sandbox. What a crash in between leaves running pauses when its lease ends,
     and is killed by the reaper once nobody needs it.
 
@@ -139,23 +119,23 @@ def end_run(run: Run, end: Finish, ports: Ports) -> None:
     that or the database does not work: nothing has ended then.
     """
     if end.error_code == INTERNAL:
-        ports.replays.send(replace(_message(run, run.seq), replay=True))
-    if not ports.runs.finish(run, end):
-        logger.warning("run.fence_lost", extra={"seq": run.seq})
+        ctx.ports.replays.send(replace(_message(ctx.run, ctx.run.seq), replay=True))
+    if not ctx.ports.runs.finish(ctx.run, end):
+        logger.warning("run.fence_lost", extra={"seq": ctx.run.seq})
         return
     logger.info("run.ended", extra={"status": end.status, "error_code": end.error_code})
     try:
-        secret_delivery.destroy(run, ports)
+        secret_delivery.destroy(ctx)
     except AppError as error:  # the reaper will
         logger.warning("secret.not_destroyed", extra=error.for_log())
-    if run.sandbox_id:
-        leave = ports.sandboxes.pause if end.keep_sandbox_s else ports.sandboxes.kill
+    if ctx.run.sandbox_id:
+        leave = ctx.ports.sandboxes.pause if end.keep_sandbox_s else ctx.ports.sandboxes.kill
         try:
-            leave(run.sandbox_id)
+            leave(ctx.run.sandbox_id)
         except AppError as error:
-            logger.warning("sandbox.not_left", extra={"sandbox_id": run.sandbox_id, **error.for_log()})
+            logger.warning("sandbox.not_left", extra={"sandbox_id": ctx.run.sandbox_id, **error.for_log()})
     try:
-        wake_waiting_runs(ports)
+        wake_waiting_runs(ctx.ports)
     except AppError as error:
         logger.warning("run.wake_failed", extra=error.for_log())
 
@@ -176,24 +156,15 @@ def nudge(message: RunMessage, ports: Ports, *, delay_s: int = 0) -> None:
         logger.warning("run.nudge_failed", extra=error.for_log())
 
 
-def _must_end(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome | None:
+def _must_end(ctx: StepContext) -> Outcome | None:
     """The outcome of a run that was cancelled, is out of time or steps, or keeps failing; None when it may go on."""
-    if run.attempt > MAX_ATTEMPTS:
-        return ended_early(run, "step_failed", GIVEN_UP)
-    late_by = ports.now() - run.deadline_at if run.deadline_at else timedelta()
-    extra_steps = run.seq - ports.settings.max_steps
-    too_late = ended_early(run, "timeout", TIMED_OUT)
-    too_many = ended_early(run, "too_many_steps", TOO_MANY_STEPS)
-    if late_by > COLLECTION_GRACE:
-        return too_late
-    if extra_steps >= COLLECTION_STEPS:
-        return too_many
-    over = too_late if late_by > timedelta() else too_many if extra_steps >= 0 else None
-    if run.phase is Phase.COLLECTING or not (over or run.cancel_requested):
+    run = ctx.run
+    if reason := over_at_once(run, late_by=ctx.late_by, max_steps=ctx.settings.max_steps):
+        return ended_early(run, *reason)
+    reason = must_stop(run, late_by=ctx.late_by, max_steps=ctx.settings.max_steps)
+    if reason is None or run.phase is Phase.COLLECTING:
         return None
-    if run.phase is Phase.AGENT:
-        return agent.stopped(run, ports, secrets)
-    return over or ended_early(run, "cancelled", agent.CANCELLED)
+    return agent.stopped(ctx) if run.phase is Phase.AGENT else ended_early(run, *reason)
 
 
 def _with_phase_event(outcome: Advance) -> Advance:

@@ -1,13 +1,12 @@
-"""The phases of a run: for each, what one step does."""
+"""The phases of a run: for each, what one step does. No phase knows another."""
 
 from collections.abc import Callable
 
+from functions.executor.context import StepContext
 from functions.executor.phases import agent, cloning, collecting, provisioning, setup
-from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
-from shared.domain.run import Outcome, Phase, Run
+from shared.domain.run import Outcome, Phase
 
-PHASES: dict[Phase, Callable[[Run, Ports, StepSecrets], Outcome]] = {
+PHASES: dict[Phase, Callable[[StepContext], Outcome]] = {
     Phase.PROVISIONING: provisioning.step,
     Phase.CLONING: cloning.step,
     Phase.SETUP: setup.step,

@@ -6,9 +6,7 @@ Before, its secrets are taken out of the sandbox, where that is to be kept for a
 from dataclasses import replace
 
 from functions.executor.agents import ReaderState
-from functions.executor.polling import next_poll_delay_s
-from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
+from functions.executor.context import StepContext
 from functions.executor.work import collection, large_contents, wipe_secrets
 from functions.executor.work.workspace import open_workspace
 from sandbox.programs.protocol import (
@@ -24,12 +22,12 @@ START_WAIT_S = 3
 NOTHING_CHANGED = "No files were changed."
 
 
-def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+def step(ctx: StepContext) -> Outcome:
     """Start the collector, or look whether it has ended; then store its result as the end of the run."""
-    folder = open_workspace(run, ports)
-    wiped = wipe_secrets.look(run, ports, secrets, folder)
+    folder = open_workspace(ctx)
+    wiped = wipe_secrets.look(ctx, folder)
     if wiped is None:
-        return Advance(check_in_s=next_poll_delay_s(run, ports))
+        return Advance(check_in_s=ctx.poll_delay_s)
     job, state = JOB, folder.look(JOB)
     if state.interrupted:  # the work is still there: once more
         if state.crashed:
@@ -37,19 +35,19 @@ def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
         job, state = JOB_AGAIN, folder.look(JOB_AGAIN)
     if state.absent:
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
-        spec = collection.collector(run, job, out=RESULT_FILE, apart=large_contents.FOLDER)
+        spec = collection.collector(ctx.run, job, out=RESULT_FILE, apart=large_contents.FOLDER)
         state = folder.start(job, spec, wait_s=START_WAIT_S)
     if not state.over:
-        return Advance(check_in_s=next_poll_delay_s(run, ports))
+        return Advance(check_in_s=ctx.poll_delay_s)
     if state.interrupted and job == JOB:
         return Advance()
-    secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
+    ctx.secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     found = collection.report(state)
-    secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
+    ctx.secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
     collected = collection.read_result(folder, RESULT_FILE, found)
-    if not large_contents.stored(collected.contents, run, ports, secrets, folder):
+    if not large_contents.stored(ctx, collected.contents, folder):
         return Advance()
-    return replace(_end(run, collected), keep_sandbox_s=ports.settings.follow_up_window_s if wiped else 0)
+    return replace(_end(ctx.run, collected), keep_sandbox_s=ctx.settings.follow_up_window_s if wiped else 0)
 
 
 def _end(run: Run, collected: Collected) -> Finish:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from functions.executor.agents import ReaderState
+from functions.executor.context import StepContext
+from functions.executor.decisions import may_resume
 from functions.executor.errors import SandboxGone
-from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
 from functions.executor.work import closing
 from functions.executor.work.jobs import RunFolder
 from functions.executor.work.model_access import model_access
@@ -17,61 +17,60 @@ from functions.executor.work.secret_delivery import network_of
 from shared.domain.errors import RunFailed
 from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret
-from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunKind
+from shared.domain.run import Advance, Event, Outcome, Phase
 from shared.observability import get_logger
 
 logger = get_logger("executor")
 
 MAX_WARNINGS = 10
-# Attempts at a sandbox that was kept and cannot be resumed: then it is given up, its changes are stored.
-MAX_RESUMES = 3
 
 
-def step(run: Run, ports: Ports, secrets: StepSecrets) -> Outcome:
+def step(ctx: StepContext) -> Outcome:
     """Resume the sandbox that was kept, or find or create one; bring our programs into it, close it, save its id."""
-    preferences, problems = secrets.preferences()
-    model = model_access(run.agent, ports.settings, preferences).model  # a run that cannot succeed costs no sandbox
-    network = network_of(run, ports, secrets)
-    unsound = (*secrets.project_env()[1], *secrets.project_network()[1])
+    preferences, problems = ctx.secrets.preferences()
+    # First of all: a run that cannot succeed costs no sandbox.
+    model = model_access(ctx.run.agent, ctx.settings, preferences).model
+    network = network_of(ctx)
+    unsound = (*ctx.secrets.project_env()[1], *ctx.secrets.project_network()[1])
     warnings = (
         *_left_out("your preferences", problems),
         *_left_out("the project's settings", unsound),
         *_own_access(preferences),
     )
     events = tuple(Event("warning", {"text": text}) for text in warnings)
-    if _resumed(run, network, ports):
-        before = ReaderState.from_json(run.reader_state)
+    if _resumed(ctx, network):
+        before = ReaderState.from_json(ctx.run.reader_state)
         reader = ReaderState.start(
-            workdir=before.workdir, real_workdir=before.real_workdir, model=run.model or model, previous=before
+            workdir=before.workdir, real_workdir=before.real_workdir, model=ctx.run.model or model, previous=before
         )
         return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
-    sandbox_id = ports.sandboxes.find(run.id) or ports.sandboxes.create(run, network)
-    _prepare(sandbox_id, run, ports)
+    sandbox_id = ctx.ports.sandboxes.find(ctx.run.id) or ctx.ports.sandboxes.create(ctx.run, network)
+    _prepare(ctx, sandbox_id)
     changes: dict[str, Any] = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
     return Advance(phase=Phase.CLONING, changes=changes, events=events)
 
 
-def _prepare(sandbox_id: str, run: Run, ports: Ports) -> None:
+def _prepare(ctx: StepContext, sandbox_id: str) -> None:
     """Bring our programs into the new sandbox and close it. One that cannot be closed is killed: raises RunFailed."""
-    folder = RunFolder(ports.sandboxes.attach(sandbox_id), run.id)
+    folder = RunFolder(ctx.ports.sandboxes.attach(sandbox_id), ctx.run.id)
     folder.install()
     try:
         closing.close(folder)
     except RunFailed:
-        ports.sandboxes.kill(sandbox_id)
+        ctx.ports.sandboxes.kill(sandbox_id)
         raise
 
 
-def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
+def _resumed(ctx: StepContext, network: SandboxNetwork) -> bool:
     """Whether the run goes on in the sandbox that was handed down to it; one that is of no use is killed."""
-    if run.sandbox_id is None:
+    if ctx.run.sandbox_id is None:
         return False
-    if run.kind is RunKind.FOLLOW_UP and run.attempt <= MAX_RESUMES:
+    if may_resume(ctx.run):
         try:
-            folder = RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id)
+            folder = RunFolder(ctx.ports.sandboxes.attach(ctx.run.sandbox_id), ctx.run.id)
             folder.install()
             if closing.is_still_closed(folder):
-                ports.sandboxes.set_network(run.sandbox_id, network)
+                ctx.ports.sandboxes.set_network(ctx.run.sandbox_id, network)
                 return True
         except SandboxGone:
             return False
@@ -79,7 +78,7 @@ def _resumed(run: Run, network: SandboxNetwork, ports: Ports) -> bool:
             if error.error_code != "sandbox_full":
                 raise
             logger.warning("sandbox.too_full_to_resume", extra=error.for_log())
-    ports.sandboxes.kill(run.sandbox_id)
+    ctx.ports.sandboxes.kill(ctx.run.sandbox_id)
     return False
 
 

@@ -11,9 +11,8 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from functions.executor.context import StepContext
 from functions.executor.errors import SandboxGone
-from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
 from functions.executor.work import collection
 from functions.executor.work.jobs import RunFolder
 from shared.domain.errors import AppError
@@ -37,19 +36,19 @@ class Looked(NamedTuple):
     events: tuple[Event, ...] = ()
 
 
-def look(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Looked:
+def look(ctx: StepContext, folder: RunFolder) -> Looked:
     """Begin a checkpoint when it is time for one, or save the one that was begun.
 
     Raises SandboxGone, and nothing else that is foreseen.
     """
-    mark, age_s = run.checkpoint, _age_s(run, ports)
+    mark, age_s = ctx.run.checkpoint, _age_s(ctx)
     try:
         if mark.get("running"):
-            return _saved(run, ports, secrets, folder)
-        if age_s - mark.get("begun_s", 0) < ports.settings.checkpoint_every_s:
+            return _saved(ctx, folder)
+        if age_s - mark.get("begun_s", 0) < ctx.settings.checkpoint_every_s:
             return Looked()
         number = mark.get("number", 0) + 1
-        spec = collection.collector(run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
+        spec = collection.collector(ctx.run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
         folder.start(_job(number), spec, wait_s=0)
         logger.info("checkpoint.begun", extra={"number": number})
@@ -68,8 +67,8 @@ def kept(run: Run) -> str:
     return f" What the agent had changed by {_moment(run, run.checkpoint['saved_s']):%H:%M} UTC is kept."
 
 
-def _age_s(run: Run, ports: Ports) -> float:
-    return (ports.now() - run.started_at).total_seconds() if run.started_at else 0.0
+def _age_s(ctx: StepContext) -> float:
+    return (ctx.ports.now() - ctx.run.started_at).total_seconds() if ctx.run.started_at else 0.0
 
 
 def _moment(run: Run, age_s: float) -> datetime:
@@ -80,8 +79,8 @@ def _job(number: int) -> str:
     return f"checkpoint-{number}"
 
 
-def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> Looked:
-    mark = run.checkpoint
+def _saved(ctx: StepContext, folder: RunFolder) -> Looked:
+    mark = ctx.run.checkpoint
     state = folder.look(_job(mark["number"]))
     if not state.over and not state.absent:
         return Looked()
@@ -90,9 +89,9 @@ def _saved(run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> L
     if report.tree == mark.get("tree") or not (report.files or mark.get("files")):
         return Looked(ended)  # nothing is new
     found = collection.read_result(folder, RESULT_FILE, report)
-    secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
-    result = collection.result(run, found, checkpoint_at=_moment(run, mark["begun_s"]).isoformat())
-    if not ports.runs.save_checkpoint(run, secrets.scrub_result(result)):
+    ctx.secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
+    result = collection.result(ctx.run, found, checkpoint_at=_moment(ctx.run, mark["begun_s"]).isoformat())
+    if not ctx.ports.runs.save_checkpoint(ctx.run, ctx.secrets.scrub_result(result)):
         return Looked()  # somebody else has the run, and this step will not be saved either
     logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report.files})
     told = {"additions": found.additions, "deletions": found.deletions, "files": report.files}

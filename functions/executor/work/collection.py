@@ -3,7 +3,8 @@
 import hashlib
 from typing import Any
 
-from functions.executor.work.job_reports import RESTARTED, report_of
+from functions.executor.decisions import RESTARTED
+from functions.executor.work.job_reports import report_of
 from functions.executor.work.jobs import JobSpec, RunFolder, parsed
 from functions.executor.work.workspace import BASE_GIT, WORK_TREE
 from sandbox.programs.protocol import (

@@ -13,7 +13,6 @@ from shared.domain.run import Event, Run
 # Whoever watches is told of a cent at once, and of less once a minute.
 TELL_USD = 0.01
 TELL_EVERY_S = 60
-COST_LIMIT = "cost_limit"
 
 
 def usage_of(reader: ReaderState) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from functions.executor.errors import BrokenProgram, disk_full, may_pass, says_d
 from functions.executor.work.jobs import broken
 from sandbox.programs.protocol import DISK_FULL, Failure, JobReport, ProtocolError, parse, report_from_value
 
-RESTARTED = "the sandbox was restarted or ran out of memory"
-
 T = TypeVar("T")
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from functions.executor.ports import Ports
+from functions.executor.context import StepContext
 from functions.executor.step_secrets import StepSecrets
 from functions.executor.work.jobs import RunFolder
 from sandbox.programs.protocol import Content
 from shared.domain.contents import ContentPart, is_named, parts_of, together
 from shared.domain.errors import RunFailed
-from shared.domain.run import Run
 
 FOLDER = "contents"
 BUDGET_S = 40  # of a step, which has 120: a file of the sandbox that was begun is stored to its end
@@ -16,20 +15,20 @@ BUDGET_S = 40  # of a step, which has 120: a file of the sandbox that was begun 
 Pack = Sequence[Content]  # the contents in one of collect.py's files
 
 
-def stored(packs: Sequence[Pack], run: Run, ports: Ports, secrets: StepSecrets, folder: RunFolder) -> bool:
+def stored(ctx: StepContext, packs: Sequence[Pack], folder: RunFolder) -> bool:
     """Store what is not stored yet. Whether that is all; else the time is over, or somebody else has the run.
 
     The run's secrets are taken out. Raises RunFailed, Unavailable.
     """
-    known = ports.runs.stored_contents(run) if packs else set()
-    began = ports.now()
+    known = ctx.ports.runs.stored_contents(ctx.run) if packs else set()
+    began = ctx.ports.now()
     for number, pack in enumerate(packs):
         if known.issuperset(content.id for content in pack):
             continue
-        if (ports.now() - began).total_seconds() > BUDGET_S:
+        if (ctx.ports.now() - began).total_seconds() > BUDGET_S:
             return False
-        parts = _parts(folder.read(FOLDER, str(number)), pack, secrets)
-        if not all(ports.runs.store_contents(run, some) for some in together(parts)):
+        parts = _parts(folder.read(FOLDER, str(number)), pack, ctx.secrets)
+        if not all(ctx.ports.runs.store_contents(ctx.run, some) for some in together(parts)):
             return False
     return True
 

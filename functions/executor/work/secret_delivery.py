@@ -15,9 +15,9 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from functions.executor.context import StepContext
 from functions.executor.errors import InjectionUnavailable, SandboxGone
 from functions.executor.ports import Ports
-from functions.executor.step_secrets import StepSecrets
 from functions.executor.work.jobs import RunFolder
 from functions.executor.work.workspace import repository_of
 from shared.domain.agents import AgentName
@@ -57,61 +57,61 @@ class Grant:
     value: Secret
 
 
-def network_of(run: Run, ports: Ports, secrets: StepSecrets) -> SandboxNetwork:
+def network_of(ctx: StepContext) -> SandboxNetwork:
     """What the run's sandbox may reach. Raises RunFailed for a repository that may not be cloned."""
-    settings = ports.settings
+    settings = ctx.settings
     if settings.sandbox_network == "open":
         return OPEN_NETWORK
     return restricted_network(
-        repository_origin=repository_of(run, ports).origin,
-        agent=run.agent,
-        base_url=settings.models[run.agent].base_url,
-        preferences=secrets.preferences()[0],
+        repository_origin=repository_of(ctx).origin,
+        agent=ctx.run.agent,
+        base_url=settings.models[ctx.run.agent].base_url,
+        preferences=ctx.secrets.preferences()[0],
         registries=settings.sandbox_registries,
-        project_hosts=secrets.project_network()[0],
+        project_hosts=ctx.secrets.project_network()[0],
     )
 
 
-def git_by_egress(run: Run, repository: Repository, token: Secret, ports: Ports, secrets: StepSecrets) -> bool:
+def git_by_egress(ctx: StepContext, repository: Repository, token: Secret) -> bool:
     """Whether the clone gets along without the token, since its requests are given it; else it needs a file."""
     # git's smart HTTP wants Basic, and a placeholder is replaced as it is: so the whole of it is the secret.
     basic = Secret(base64.b64encode(f"x-access-token:{token.reveal()}".encode()).decode())
     grant = Grant(origin=repository.origin, header="Authorization", scheme="Basic ", value=basic)
-    return _by_egress(grant, run, ports, secrets)
+    return _by_egress(ctx, grant)
 
 
 def model_key(
-    run: Run, key: Secret | None, names: tuple[str, ...], ports: Ports, secrets: StepSecrets
+    ctx: StepContext, key: Secret | None, names: tuple[str, ...]
 ) -> tuple[Mapping[str, str], Mapping[str, Secret]]:
     """Variables for the agent in which it finds the deployment's key: plain ones, and secret ones."""
     if key is None:
         return {}, {}
-    header, scheme = run.agent.profile.key_header
-    grant = Grant(origin=_model_origin(run.agent, ports), header=header, scheme=scheme, value=key)
-    if _by_egress(grant, run, ports, secrets):
+    header, scheme = ctx.run.agent.profile.key_header
+    grant = Grant(origin=_model_origin(ctx.run.agent, ctx.ports), header=header, scheme=scheme, value=key)
+    if _by_egress(ctx, grant):
         return {**TRUSTING_E2B, **dict.fromkeys(names, STAND_IN)}, {}
     return {}, dict.fromkeys(names, key)
 
 
-def left(run: Run, outcome: Outcome, ports: Ports, secrets: StepSecrets) -> None:
+def left(ctx: StepContext, outcome: Outcome) -> None:
     """To be called before an outcome is saved: what the phase was given is taken back when the run goes on."""
-    if not isinstance(outcome, Advance) or outcome.phase in (None, run.phase) or not _may_hold(run, ports):
+    if not isinstance(outcome, Advance) or outcome.phase in (None, ctx.run.phase) or not _may_hold(ctx):
         return
-    if run.sandbox_id:
-        ports.sandboxes.set_network(run.sandbox_id, network_of(run, ports, secrets))
+    if ctx.run.sandbox_id:
+        ctx.ports.sandboxes.set_network(ctx.run.sandbox_id, network_of(ctx))
     try:
-        ports.sandboxes.destroy_secret(_name(run))
+        ctx.ports.sandboxes.destroy_secret(_name(ctx.run))
     except Unavailable as error:
-        if run.attempt < PATIENCE:
+        if ctx.run.attempt < PATIENCE:
             raise
         # Without its rule it is of no use to the sandbox, and the reaper destroys it when the run has ended.
-        logger.warning("secret.not_destroyed", extra={"secret": SECRETS[run.phase], **error.for_log()})
+        logger.warning("secret.not_destroyed", extra={"secret": SECRETS[ctx.run.phase], **error.for_log()})
 
 
-def destroy(run: Run, ports: Ports) -> None:
+def destroy(ctx: StepContext) -> None:
     """The same of a run that has ended, whose sandbox is killed."""
-    if _may_hold(run, ports):
-        ports.sandboxes.destroy_secret(_name(run))
+    if _may_hold(ctx):
+        ctx.ports.sandboxes.destroy_secret(_name(ctx.run))
 
 
 def was_in_sandbox(folder: RunFolder, job: str, ports: Ports) -> bool:
@@ -127,50 +127,50 @@ def was_in_sandbox(folder: RunFolder, job: str, ports: Ports) -> bool:
     return not TRUSTING_E2B.keys() <= env.keys()
 
 
-def _by_egress(grant: Grant, run: Run, ports: Ports, secrets: StepSecrets) -> bool:
-    if ports.settings.sandbox_secrets == "file" or not takes_headers(grant.origin):
+def _by_egress(ctx: StepContext, grant: Grant) -> bool:
+    if ctx.settings.sandbox_secrets == "file" or not takes_headers(grant.origin):
         return False
     try:
-        _inject(grant, run, ports, secrets)
+        _inject(ctx, grant)
     except (InjectionUnavailable, Unavailable) as error:
-        if isinstance(error, Unavailable) and run.attempt < PATIENCE:
+        if isinstance(error, Unavailable) and ctx.run.attempt < PATIENCE:
             raise
-        if ports.settings.sandbox_secrets == "egress":
+        if ctx.settings.sandbox_secrets == "egress":
             raise RunFailed(
                 "Secrets must stay outside of sandboxes here (SANDBOX_SECRETS=egress), and E2B does not do that.",
                 error_code="injection_unavailable",
                 **error.context,
             ) from error
-        logger.warning("secret.by_file", extra={"secret": SECRETS[run.phase], **error.for_log()})
+        logger.warning("secret.by_file", extra={"secret": SECRETS[ctx.run.phase], **error.for_log()})
         return False
-    logger.info("secret.by_egress", extra={"secret": SECRETS[run.phase]})
+    logger.info("secret.by_egress", extra={"secret": SECRETS[ctx.run.phase]})
     return True
 
 
-def _inject(grant: Grant, run: Run, ports: Ports, secrets: StepSecrets) -> None:
+def _inject(ctx: StepContext, grant: Grant) -> None:
     """Raises InjectionUnavailable, and SandboxGone when the run has no sandbox."""
-    if run.sandbox_id is None:
-        raise SandboxGone(run_id=run.id)
+    if ctx.run.sandbox_id is None:
+        raise SandboxGone(run_id=ctx.run.id)
     register_secret(grant.value)
-    name, host = _name(run), host_of(grant.origin) or ""
+    name, host = _name(ctx.run), host_of(grant.origin) or ""
     rule = HeaderRule(host=host, header=grant.header, scheme=grant.scheme, secret=name)
-    network = replace(network_of(run, ports, secrets), rules=(rule,))
-    ports.sandboxes.store_secret(name, run.id, grant.value)
+    network = replace(network_of(ctx), rules=(rule,))
+    ctx.ports.sandboxes.store_secret(name, ctx.run.id, grant.value)
     try:
-        ports.sandboxes.set_network(run.sandbox_id, network)
+        ctx.ports.sandboxes.set_network(ctx.run.sandbox_id, network)
     except InjectionUnavailable:
-        ports.sandboxes.destroy_secret(name)
+        ctx.ports.sandboxes.destroy_secret(name)
         raise
 
 
-def _may_hold(run: Run, ports: Ports) -> bool:
+def _may_hold(ctx: StepContext) -> bool:
     """Whether the run's phase may have been given a secret by egress, by this executor or another one."""
-    if ports.settings.sandbox_secrets == "file" or run.phase not in SECRETS:
+    if ctx.settings.sandbox_secrets == "file" or ctx.run.phase not in SECRETS:
         return False
-    if run.phase is Phase.AGENT:
-        return takes_headers(_model_origin(run.agent, ports))
+    if ctx.run.phase is Phase.AGENT:
+        return takes_headers(_model_origin(ctx.run.agent, ctx.ports))
     try:
-        return takes_headers(repository_of(run, ports).origin)
+        return takes_headers(repository_of(ctx).origin)
     except RunFailed:
         return False
 

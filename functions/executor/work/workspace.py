@@ -1,11 +1,10 @@
 """What a run works on: its folder in its running sandbox, and its repository."""
 
+from functions.executor.context import StepContext
 from functions.executor.errors import SandboxGone
-from functions.executor.ports import Ports
 from functions.executor.work.jobs import RunFolder
 from shared.domain.errors import InvalidInput, RunFailed
 from shared.domain.repository import Repository
-from shared.domain.run import Run
 
 # Where clone.py puts the agent's working copy, below the agent's home, and the pristine one, beside the run's folder: a
 # follow-up in the same sandbox has a folder of its own.
@@ -15,16 +14,16 @@ AGENT_JOB = "agent"
 CLONE_JOB = "clone"  # its output stays: what it reported can be read again
 
 
-def open_workspace(run: Run, ports: Ports) -> RunFolder:
+def open_workspace(ctx: StepContext) -> RunFolder:
     """Raises SandboxGone when the run's sandbox has ended, Unavailable when it is out of reach."""
-    if run.sandbox_id is None:
-        raise SandboxGone(run_id=run.id)
-    return RunFolder(ports.sandboxes.attach(run.sandbox_id), run.id)
+    if ctx.run.sandbox_id is None:
+        raise SandboxGone(run_id=ctx.run.id)
+    return RunFolder(ctx.ports.sandboxes.attach(ctx.run.sandbox_id), ctx.run.id)
 
 
-def repository_of(run: Run, ports: Ports) -> Repository:
+def repository_of(ctx: StepContext) -> Repository:
     """Raises RunFailed for one that may not be cloned: a user may have called the database without the API's checks."""
     try:
-        return Repository.parse(run.repo_url, origins=ports.settings.repo_origins)
+        return Repository.parse(ctx.run.repo_url, origins=ctx.settings.repo_origins)
     except InvalidInput as error:
         raise RunFailed(str(error), error_code="repository_refused") from error

@@ -5,8 +5,9 @@ from io import StringIO
 
 import pytest
 
+from functions.executor.decisions import MAX_ATTEMPTS, MAX_SURPRISES
 from functions.executor.errors import BrokenProgram, CommandFailed, disk_full, failed_command
-from functions.executor.step import MAX_ATTEMPTS, MAX_SURPRISES, OUR_FAULT, logger
+from functions.executor.step import OUR_FAULT, logger
 from functions.executor.work.jobs import RunFolder
 from shared.domain.agents import AgentName
 from shared.domain.errors import Misconfigured, NotAuthenticated, RunFailed, TooMany, Unavailable
