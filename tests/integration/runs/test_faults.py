@@ -179,7 +179,8 @@ def test_a_step_that_fails_in_a_way_nobody_foresaw_ends_its_run_after_some_attem
     lab.stack.processes.restart("executor")
 
     task = lab.finished(client, task_id)
-    assert (task["status"], task["error"]) == ("failed", OUR_FAULT)
+    assert task["status"] == "failed"
+    assert task["error"].startswith(OUR_FAULT)  # a checkpoint, where there was time for one, adds a sentence
     lab.until(lambda: not lab.sandboxes())
 
 
@@ -196,7 +197,8 @@ def test_a_dead_letter_ends_its_run_and_its_sandbox_and_can_be_replayed(lab):
     sqs.send_message(QueueUrl=lab.stack.queues.dead_letters, MessageBody=message.body())
 
     task = lab.finished(client, task_id)
-    assert (task["status"], task["error"]) == ("failed", OUR_FAULT)
+    assert task["status"] == "failed"
+    assert task["error"].startswith(OUR_FAULT)  # a checkpoint, where there was time for one, adds a sentence
     lab.until(lambda: not lab.sandboxes())
 
     # Once what broke is mended, `make replay` has it done again.
