@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from shared.domain.errors import IllegalTransition
-
 
 class TaskStatus(StrEnum):
     PENDING = "pending"
@@ -36,9 +34,3 @@ def first_prompt(chat_messages: Sequence[Mapping[str, Any]] | None) -> str:
 def said_by_user(chat_messages: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...]:
     """All of the user's messages: prompts, and what no agent has read."""
     return tuple(str(message["content"]) for message in chat_messages or () if message.get("role") == "user")
-
-
-def check_transition(was: TaskStatus, becomes: TaskStatus) -> None:
-    """Raises IllegalTransition when the table does not lead from `was` to `becomes`."""
-    if becomes not in NEXT[was]:
-        raise IllegalTransition(f"A {was} task cannot become {becomes}.")

@@ -20,7 +20,6 @@ LISTED_COLUMNS = "path,previous_path,status,mode,size,truncated"
 NO_AFTER = "deleted"  # the only status of a file that need not exist afterwards
 FETCHED_BYTES = 4 * PART_BYTES  # of contents in one answer, where they are twice as long, unless one alone is more
 FETCHED_IDS = 50  # in one address
-RUNS_LOOKED_AT = 20
 
 
 class SupabaseChangeStore:
