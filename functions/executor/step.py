@@ -18,7 +18,7 @@ from functions.executor.work import checkpoint, secret_delivery
 from shared.domain.errors import AppError, RunFailed
 from shared.domain.messages import RunMessage
 from shared.domain.ports import ClaimOutcome
-from shared.domain.run import INTERNAL, Advance, Event, Finish, Outcome, Phase, Run, RunStatus
+from shared.domain.run import INTERNAL, Advance, Event, Finish, Outcome, Phase, Run, RunChanges, RunStatus
 from shared.observability import get_logger
 
 logger = get_logger("executor")
@@ -169,7 +169,7 @@ def _must_end(ctx: StepContext) -> Outcome | None:
 
 def _with_phase_event(outcome: Advance) -> Advance:
     """The step has done its work: its attempts are forgotten, and a new phase is told to whoever watches."""
-    changes = {**outcome.changes, "attempt": 0}
+    changes: RunChanges = {**outcome.changes, "attempt": 0}
     if outcome.phase is None:
         return replace(outcome, changes=changes)
     return replace(outcome, changes=changes, events=(*outcome.events, Event("phase", {"phase": outcome.phase})))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 from shared.domain.agents import AgentName
 from shared.domain.errors import IllegalTransition
@@ -96,13 +96,29 @@ class Event:
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 
+class RunChanges(TypedDict, total=False):
+    """Columns of a run that a step changes; absent ones stay as they are. The database refuses any other."""
+
+    attempt: int
+    sandbox_id: str | None
+    agent_session_id: str | None
+    base_commit: str | None
+    output_offset: int
+    reader_state: Mapping[str, Any]
+    usage: Mapping[str, Any]
+    checkpoint: Mapping[str, Any]
+    exit_code: int | None
+    error_code: str | None
+    error: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
     """A step that leaves the run alive: look again in `check_in_s` seconds, with these columns of the run changed."""
 
     check_in_s: int = 0
     phase: Phase | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: RunChanges = field(default_factory=RunChanges)
     events: tuple[Event, ...] = ()
 
 

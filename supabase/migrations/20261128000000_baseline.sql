@@ -760,7 +760,16 @@ language plpgsql set search_path = '' as $$
 declare
     v_run public.runs;
     v_new public.runs;
+    v_unknown text;
 begin
+    select key into v_unknown from jsonb_object_keys(p_changes) as k (key)
+    where key not in (
+        'phase', 'attempt', 'sandbox_id', 'agent_session_id', 'base_commit', 'output_offset', 'reader_state', 'usage',
+        'checkpoint', 'exit_code', 'error_code', 'error')
+    limit 1;
+    if found then
+        raise sqlstate 'PT400' using message = 'unknown_column', detail = v_unknown;
+    end if;
     select * into v_run from public.runs where id = p_run_id for update;
     if not found or v_run.fence <> p_fence or v_run.status not in ('queued', 'running') then
         return null;

@@ -22,6 +22,7 @@ from shared.domain.run import (
     Phase,
     Result,
     Run,
+    RunChanges,
     RunKind,
     RunStatus,
     check_phase,
@@ -33,21 +34,7 @@ from tests.fakes.task_store import EMPTY_TASK
 ALIVE = {RunStatus.QUEUED, RunStatus.RUNNING}
 CREDENTIAL_LIFE = timedelta(days=2)
 NEVER = datetime.max.replace(tzinfo=UTC)  # the next_check_at of a run that sleeps
-# What a step may change; other keys of its changes are ignored, as advance_run does.
-STEP_COLUMNS = {
-    "phase",
-    "attempt",
-    "sandbox_id",
-    "agent_session_id",
-    "base_commit",
-    "output_offset",
-    "reader_state",
-    "usage",
-    "checkpoint",
-    "exit_code",
-    "error_code",
-    "error",
-}
+STEP_COLUMNS = {"phase", *RunChanges.__annotations__}
 FILE_COLUMNS = ("path", "previous_path", "status", "mode", "before", "after", "encoding", "size", "truncated")
 
 
@@ -242,11 +229,13 @@ class FakeRunStore:
     def advance(self, run: Run, step: Advance) -> int | None:
         check_phase(run.phase, step.phase or run.phase)
         changes = stored({**step.changes, "phase": step.phase or run.phase})
+        if changes.keys() - STEP_COLUMNS:
+            raise InvalidInput("The request cannot be accepted.")
         events = [Event(event.kind, stored(dict(event.payload))) for event in step.events]
         row = self._held(run)
         if row is None:
             return None
-        row |= {name: value for name, value in changes.items() if name in STEP_COLUMNS}
+        row |= changes
         row["phase"] = Phase(row["phase"])
         row |= {"seq": row["seq"] + 1, "lease_until": None, "updated_at": self._now}
         row["next_check_at"] = self._now + timedelta(seconds=step.check_in_s)

@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -10,7 +11,7 @@ from shared.domain.binary_patch import blob_id
 from shared.domain.contents import parts_of
 from shared.domain.errors import IllegalTransition, InvalidInput, RunFailed, TooMany
 from shared.domain.ports import ClaimOutcome
-from shared.domain.run import INTERNAL, Advance, Event, Finish, Phase, Result, RunStatus
+from shared.domain.run import INTERNAL, Advance, Event, Finish, Phase, Result, RunChanges, RunStatus
 from tests.fakes.new_task import SEALED
 from tests.integration.run_databases import FakeDatabase, RealDatabase
 
@@ -75,6 +76,37 @@ def test_an_old_message_of_a_run_whose_next_one_was_never_sent_asks_for_it(db):
     claim = db.runs.claim(message)
 
     assert (claim.outcome, claim.seq) == (ClaimOutcome.OVERDUE, 1)
+
+
+def claimed(db):
+    user_id, started = db.start()
+    return db.runs.claim(db.message(user_id, started)).run
+
+
+def test_a_column_that_a_step_may_not_change_is_refused_and_nothing_changes(db):
+    run = claimed(db)
+
+    for column in ("prompt", "seq", "fence", "status", "user_id", "unheard_of"):
+        with pytest.raises(InvalidInput):
+            db.runs.advance(run, Advance(changes={"base_commit": "c" * 40, column: run.prompt}))
+
+    assert db.runs.advance(run, Advance()) == run.seq + 1
+    assert db.runs.seize(run.id).base_commit is None
+
+
+@pytest.mark.parametrize("column", RunChanges.__annotations__)
+def test_every_column_of_the_changes_is_one_of_the_run_and_is_kept(db, column):
+    run = claimed(db)
+    value = 7 if int in kinds(column) else "text" if str in kinds(column) else {"a": 1}
+
+    db.runs.advance(run, Advance(changes={column: value}))
+
+    assert getattr(db.runs.seize(run.id), column) == value
+
+
+def kinds(column):
+    hint = get_type_hints(RunChanges)[column]
+    return {hint, *get_args(hint)}
 
 
 def test_messages_for_unknown_and_ended_runs_change_nothing(db):
@@ -574,7 +606,7 @@ def test_a_held_run_has_no_overdue_step_whatever_the_message(db):
 def test_a_step_leaves_alone_what_it_does_not_name_and_can_clear_what_it_does(db):
     user_id, started = db.start()
     message = db.message(user_id, started)
-    changes = {"sandbox_id": "sbx1", "error_code": "x", "exit_code": 3, "status": "completed", "fence": 99}
+    changes = {"sandbox_id": "sbx1", "error_code": "x", "exit_code": 3}
     db.runs.advance(db.runs.claim(message).run, Advance(phase=Phase.CLONING, changes=changes))
 
     second = db.runs.claim(replace(message, seq=1)).run

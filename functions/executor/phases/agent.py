@@ -1,7 +1,6 @@
 """The agent works, detached. A step looks at it for a second, turns its new output into events, and leaves."""
 
 from datetime import timedelta
-from typing import Any
 
 from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.context import StepContext
@@ -13,7 +12,7 @@ from functions.executor.work.model_access import model_access
 from functions.executor.work.workspace import AGENT_JOB, WORK_TREE, open_workspace
 from sandbox.programs.protocol import JobReport, UsageLog
 from shared.domain.preferences import AgentPreferences
-from shared.domain.run import Advance, Event, Outcome, Phase, Run
+from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunChanges
 
 JOB = AGENT_JOB
 END_WAIT_S = 2  # an agent that has said its last word ends within it, and the step need not be taken again
@@ -84,7 +83,9 @@ class _Seen:
     def carry_on(self, check_in_s: int, looked: checkpoint.Looked | None = None) -> Advance:
         """Look again later. `looked`: what this step has done about a checkpoint."""
         mark, events = looked or checkpoint.Looked()
-        changes = self._changes() | ({"checkpoint": dict(mark)} if mark else {})
+        changes = self._changes()
+        if mark:
+            changes["checkpoint"] = dict(mark)
         return Advance(check_in_s=check_in_s, changes=changes, events=(*self._events, *events))
 
     def collect(self, failure: Reason | None) -> Advance:
@@ -92,7 +93,7 @@ class _Seen:
         by_itself = self.state.ended_by in {"exit", "signal"}  # else the number only says how we ended it
         exit_code = self.state.exit_code if by_itself else None
         error_code, error = failure or (None, None)
-        changes = self._changes() | {"exit_code": exit_code, "error_code": error_code, "error": error}
+        changes: RunChanges = {**self._changes(), "exit_code": exit_code, "error_code": error_code, "error": error}
         return Advance(phase=Phase.COLLECTING, changes=changes, events=tuple(self._events))
 
     def _take(self, state: JobReport) -> None:
@@ -103,15 +104,17 @@ class _Seen:
         events, self.reader = driver.read(state.chunk, self.reader)
         self._events += events
 
-    def _changes(self) -> dict[str, Any]:
+    def _changes(self) -> RunChanges:
         events, self.reader = tell(self.reader, self._now())
         self._events += events
-        changes = {
+        changes: RunChanges = {
             "output_offset": self.state.offset,
             "reader_state": self.reader.to_json(),
             "agent_session_id": self.reader.session_id or self._run.agent_session_id,
         }
-        return changes | {"usage": usage_of(self.reader)} if self.reader.usage or self.reader.result else changes
+        if self.reader.usage or self.reader.result:
+            changes["usage"] = usage_of(self.reader)
+        return changes
 
 
 def _usage_log(run: Run) -> UsageLog | None:

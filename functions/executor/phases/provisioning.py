@@ -4,7 +4,6 @@ A new one is looked for first, since an earlier attempt may have made it and die
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from functions.executor.agents import ReaderState
 from functions.executor.context import StepContext
@@ -17,7 +16,7 @@ from functions.executor.work.secret_delivery import network_of
 from shared.domain.errors import RunFailed
 from shared.domain.network import SandboxNetwork
 from shared.domain.preferences import AgentPreferences, looks_secret
-from shared.domain.run import Advance, Event, Outcome, Phase
+from shared.domain.run import Advance, Event, Outcome, Phase, RunChanges
 from shared.observability import get_logger
 
 logger = get_logger("executor")
@@ -46,7 +45,7 @@ def step(ctx: StepContext) -> Outcome:
         return Advance(phase=Phase.AGENT, changes={"reader_state": reader.to_json()}, events=events)
     sandbox_id = ctx.ports.sandboxes.find(ctx.run.id) or ctx.ports.sandboxes.create(ctx.run, network)
     _prepare(ctx, sandbox_id)
-    changes: dict[str, Any] = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
+    changes: RunChanges = {"sandbox_id": sandbox_id, "agent_session_id": None, "reader_state": {}}
     return Advance(phase=Phase.CLONING, changes=changes, events=events)
 
 

@@ -14,7 +14,7 @@ from functions.executor.work.setup_scripts import Script, scripts
 from functions.executor.work.workspace import CLONE_JOB, WORK_TREE, open_workspace
 from sandbox.programs.protocol import CloneReport, JobReport
 from shared.domain.errors import RunFailed
-from shared.domain.run import Advance, Event, Outcome, Phase
+from shared.domain.run import Advance, Event, Outcome, Phase, RunChanges
 
 MAX_EVENT_CHARS = 8000  # of one look's output; a log that scrolls by is of no use in full
 SCRIPTS_DONE = "setup_scripts_done"  # in the reader's state, which is nobody's before the agent starts
@@ -48,7 +48,7 @@ def step(ctx: StepContext) -> Outcome:
     if failed:
         raise _failure(ctx, script, state, checkout)
     if done + 1 < len(todo):
-        changes = {"output_offset": 0, "reader_state": {**ctx.run.reader_state, SCRIPTS_DONE: done + 1}}
+        changes: RunChanges = {"output_offset": 0, "reader_state": {**ctx.run.reader_state, SCRIPTS_DONE: done + 1}}
         return Advance(changes=changes, events=events)
     return Advance(phase=Phase.AGENT, changes={"output_offset": 0}, events=events)
 
