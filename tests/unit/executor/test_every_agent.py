@@ -124,7 +124,7 @@ def test_a_sandbox_is_kept_only_without_the_secret_files_of_the_profile(profile)
         world.start(agent=AgentName.CODEX)
         world.run_to_end()
 
-        spec = json.loads(world.sandboxes.last.uploaded("forget", "spec.json"))
+        spec = json.loads(world.sandboxes.last.uploaded("wipe_secrets", "spec.json"))
         assert spec["files"] == list(profile.secret_files)
         assert (profile.credentials_file in spec["files"]) == (profile.credentials_file is not None)
 
