@@ -32,7 +32,7 @@ from sandbox.programs.protocol import (
     from_json,
     to_json,
 )
-from sandbox.programs.run_folder import RUN
+from sandbox.programs.run_folder import ARCHIVE, RUN
 from sandbox.programs.safe_files import NotRegular, is_no_folder, open_folder, open_regular
 
 BLOCK_BYTES = 1 << 20
@@ -95,10 +95,15 @@ def delete(home: Path, path: Path) -> None:
 
 
 def files_in(place: Path, *, without: Path | None = None) -> Iterator[int]:
-    """Every regular file, opened; for writing too, where it may be written. Links are not followed."""
+    """Every regular file, opened; for writing too, where it may be written. Links are not followed.
+
+    The programs' own archive is left out: no secret is written there, and a short one may be a word of its sources.
+    """
     for path, folders, names, folder in os.fwalk(place):
         folders[:] = [name for name in folders if Path(path, name) != without]
         for name in names:
+            if Path(path, name) == ARCHIVE:
+                continue
             access = os.O_RDWR if os.access(name, os.W_OK, dir_fd=folder) else os.O_RDONLY
             try:
                 file = open_regular(name, access, folder=folder)

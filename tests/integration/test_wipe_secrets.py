@@ -119,3 +119,15 @@ def test_a_spec_that_makes_no_sense_is_no_success(place):
     )
 
     assert json.loads(done.stdout) == {"ok": False, "error": "failed", "message": "ProtocolError"}
+
+
+@pytest.mark.parametrize("secret", ["tok", "import", "secret", "#"])
+def test_a_secret_that_is_a_word_of_the_programs_leaves_them_as_they_are(place, secret):
+    program = place / "run" / archive.NAME
+    before = program.read_bytes()
+    (place / "home" / "note").write_text(secret)
+
+    assert wipe(place, secret, ours=[secret])["ok"]
+
+    assert program.read_bytes() == before
+    assert (place / "home" / "note").read_text() == "*" * len(secret)
