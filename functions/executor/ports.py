@@ -29,7 +29,7 @@ class StoredSecret:
     run_id: str
 
 
-class Workbench(Protocol):
+class SandboxConnection(Protocol):
     """A running sandbox. Everything happens as root. All paths are absolute: a template has defaults of its own.
 
     After a call that raised Unavailable, no further one answers: attach again.
@@ -56,7 +56,7 @@ class Sandboxes(Protocol):
 
     def create(self, run: Run, network: SandboxNetwork) -> str: ...
 
-    def attach(self, sandbox_id: str) -> Workbench:
+    def attach(self, sandbox_id: str) -> SandboxConnection:
         """The running sandbox, its life extended; a paused one is resumed."""
         ...
 

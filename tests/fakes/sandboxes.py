@@ -208,10 +208,10 @@ class FakeSandboxes:
         self.ever.append(self.last)
         return self.last.id
 
-    def attach(self, sandbox_id: str) -> "FakeWorkbench":
+    def attach(self, sandbox_id: str) -> "FakeSandboxConnection":
         self._answer()
         self._box(sandbox_id).lease(self.lease_s)
-        return FakeWorkbench(self, sandbox_id)
+        return FakeSandboxConnection(self, sandbox_id)
 
     def kill(self, sandbox_id: str) -> None:
         self._answer()
@@ -267,7 +267,7 @@ class FakeSandboxes:
 
 
 @dataclass
-class FakeWorkbench:
+class FakeSandboxConnection:
     sandboxes: FakeSandboxes
     sandbox_id: str
     lost: bool = False  # a call did not come through
@@ -290,7 +290,7 @@ class FakeWorkbench:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """As in E2BWorkbench: after a call that was Unavailable, none is answered. `trouble` has what each meets."""
+        """As with E2B: after a call that was Unavailable, none is answered. `trouble` has what each meets."""
         if self.lost:
             self.sandboxes.asked_after_loss += 1
             raise Unavailable("The sandbox is not responding.")

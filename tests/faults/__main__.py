@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 
 from tests.faults.faults import FAULTS, Dice
-from tests.faults.lab import AGENTS, Lab
 from tests.faults.promises import learn, violations
-from tests.faults.world import Scenario, World
+from tests.faults.simulated_queue import Scenario, World
+from tests.faults.stack import AGENTS, Lab
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 MOST_RUNS = 100_000

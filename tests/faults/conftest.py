@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.faults.lab import Lab
 from tests.faults.promises import learn, violations
-from tests.faults.world import World
+from tests.faults.simulated_queue import World
+from tests.faults.stack import Lab
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.faults import EveryCallOnce, EveryPlaceOnce, FirstCallOf, OncePerStage
 from tests.faults.promises import learn, violations
-from tests.faults.world import LAST_LOOK, Scenario, World
+from tests.faults.simulated_queue import LAST_LOOK, Scenario, World
 
 # Of these a run knows nothing afterwards.
 PASSING = (

@@ -13,10 +13,10 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from functions.executor.e2b.sandboxes import E2BWorkbench
+from functions.executor.e2b.sandboxes import E2BSandboxConnection
 from shared.domain.errors import Unavailable
-from tests.faults.lab import HURRIED_S
-from tests.faults.weather import STORMS
+from tests.faults.network_faults import STORMS
+from tests.faults.stack import HURRIED_S
 
 OUTAGE_S = 60
 STALL_S = 200  # longer than the lease on a step
@@ -256,6 +256,6 @@ class _Watched:
     def __getattr__(self, method):
         def call(*arguments, **options):
             answer = self._tripwire.passes(Call(self._port, self._name, method, arguments, options))
-            return _Watched(answer, "workbench", self._tripwire) if isinstance(answer, E2BWorkbench) else answer
+            return _Watched(answer, "workbench", self._tripwire) if isinstance(answer, E2BSandboxConnection) else answer
 
         return call

@@ -11,7 +11,7 @@ import subprocess
 from local.services.e2b.box import mark_of
 from shared.domain.errors import AppError
 from tests.faults.faults import Died
-from tests.faults.world import ENDED, GIT_TOKEN, World
+from tests.faults.simulated_queue import ENDED, GIT_TOKEN, World
 from tests.integration.runs.conftest import git
 from tests.process_table import command_of, descendants
 from tests.waiting import happens

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from tests.faults.faults import FirstCallOf, OncePerStage
-from tests.faults.lab import AGENTS
-from tests.faults.world import Scenario
+from tests.faults.simulated_queue import Scenario
+from tests.faults.stack import AGENTS
 
 TEN_MINUTES_S = 600
 

@@ -7,11 +7,11 @@ import pytest
 
 from tests.bubblewrap import bubblewrap_works
 from tests.faults.faults import EveryPlaceOnce
-from tests.faults.lab import Lab
 from tests.faults.promises import tree_of
+from tests.faults.simulated_queue import Scenario, World
 from tests.faults.small_disk import FewInodes, SmallDisk
+from tests.faults.stack import Lab
 from tests.faults.test_output import stand_in
-from tests.faults.world import Scenario, World
 from tests.small_disks import small_disk
 
 FILL = """

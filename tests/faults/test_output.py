@@ -5,9 +5,9 @@ from textwrap import dedent
 import pytest
 
 from tests.faults.faults import EveryPlaceOnce
-from tests.faults.lab import STAND_IN
 from tests.faults.promises import learn
-from tests.faults.world import Scenario
+from tests.faults.simulated_queue import Scenario
+from tests.faults.stack import STAND_IN
 
 HEAD = """\
 #!/usr/bin/env python3

@@ -33,8 +33,8 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.executor import World
 from tests.fakes.sandboxes import (
     FakeSandbox,
+    FakeSandboxConnection,
     FakeSandboxes,
-    FakeWorkbench,
     Script,
 )
 from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
@@ -46,7 +46,7 @@ PATIENCE_S = 50
 
 
 @dataclass
-class FolderWorkbench:
+class FolderSandboxConnection:
     """A folder in the place of root's home, and this machine in the place of the sandbox."""
 
     root: Path
@@ -112,7 +112,7 @@ def supervisor_of(folder):
     return json.loads(folder.read("job", "state", "supervisor.json"))["pid"]
 
 
-class FakeBench(FakeWorkbench):
+class FakeBench(FakeSandboxConnection):
     def has(self, path):
         return path in self._box.files
 
@@ -164,7 +164,7 @@ def jobs(request, tmp_path):
     if request.param == "sandbox":
         jobs = Jobs(request.getfixturevalue("sandbox_bench"), {})
     elif request.param == "real":
-        jobs = Jobs(FolderWorkbench(tmp_path), {})
+        jobs = Jobs(FolderSandboxConnection(tmp_path), {})
     else:
         clock, scripts = FakeClock(), {}
         box = FakeSandbox("sbx1", RUN, clock(), scripts, clock)
@@ -259,7 +259,7 @@ def test_a_look_finds_the_last_line_of_the_usage_log_that_a_program_keeps_below_
 )
 def test_whatever_an_agent_plants_in_the_place_of_its_usage_log_is_not_read(tmp_path, plant):
     (tmp_path / "secret").write_text("count of root\n")
-    jobs = Jobs(FolderWorkbench(tmp_path), {})
+    jobs = Jobs(FolderSandboxConnection(tmp_path), {})
     jobs.folder.install()
     jobs.start(f"mkdir .x; {plant}", Script())
 
@@ -405,7 +405,7 @@ def test_a_setup_script_whose_commands_read_their_input_is_run_to_its_end(tmp_pa
     world.start(setup_script="cat\necho after cat\nfalse | true\necho never")
     world.until(Phase.SETUP)
     world.deliver()
-    bench = FolderWorkbench(tmp_path)
+    bench = FolderSandboxConnection(tmp_path)
     bench.upload(dict(world.sandboxes.last.uploads))
     (tmp_path / "repo").mkdir()
 

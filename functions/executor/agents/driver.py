@@ -70,7 +70,7 @@ class ReaderState:
     usage: Mapping[str, int] = field(default_factory=dict)  # tokens of this run so far
     cost_usd: float | None = 0.0  # what they cost; None as soon as a model's price is not known
     counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # tokens of the last messages, by id
-    told: Mapping[str, float] = field(
+    last_reported: Mapping[str, float] = field(
         default_factory=dict
     )  # of `usage` and `cost_usd`, in the last event; see spending.py
     totals: Mapping[str, float] = field(default_factory=dict)  # numbers the agent counts over a whole session

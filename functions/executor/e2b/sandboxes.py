@@ -68,7 +68,7 @@ class E2BSandboxes:
             )
         return sandbox.sandbox_id
 
-    def attach(self, sandbox_id: str) -> "E2BWorkbench":
+    def attach(self, sandbox_id: str) -> "E2BSandboxConnection":
         """The running sandbox, with at least `lease_s` to live; a paused one is resumed."""
         with speaking_our_errors():
             sandbox = Sandbox.connect(
@@ -76,7 +76,7 @@ class E2BSandboxes:
                 timeout=self._lease_s,
                 **self._options(),
             )
-        return E2BWorkbench(sandbox, python=self._python, agent_path=self._agent_path)
+        return E2BSandboxConnection(sandbox, python=self._python, agent_path=self._agent_path)
 
     def kill(self, sandbox_id: str) -> None:
         """End it; it may be gone already."""
@@ -168,7 +168,7 @@ def _egress(network: SandboxNetwork) -> SandboxNetworkUpdate:
     return egress
 
 
-class E2BWorkbench:
+class E2BSandboxConnection:
     """One running sandbox. Each command has a finite timeout: the SDK's streams have none of their own.
 
     After a call that was Unavailable, each further one is, too: envd may have restarted, and one that was not told the

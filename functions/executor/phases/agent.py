@@ -6,7 +6,7 @@ from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.context import StepContext
 from functions.executor.decisions import CANCELLED, Reason, agent_time_s, agent_verdict
 from functions.executor.work import checkpoint, secret_delivery
-from functions.executor.work.cost import limit_usd, tell, too_dear, usage_of
+from functions.executor.work.cost import limit_usd, over_budget_reason, usage_event_if_due, usage_of
 from functions.executor.work.jobs import JobSpec, RunFolder
 from functions.executor.work.model_access import model_access
 from functions.executor.work.workspace import AGENT_JOB, WORK_TREE, open_workspace
@@ -26,9 +26,9 @@ def step(ctx: StepContext) -> Outcome:
     state = folder.look(JOB, offset=ctx.run.output_offset, usage_log=_usage_log(ctx.run))
     if state.absent:
         state = folder.start(JOB, _job(ctx, preferences))
-    seen = _Seen(ctx, state)
+    seen = _AgentOutput(ctx, state)
     seen.drain(folder)
-    if not (seen.reader.result or seen.state.over) and too_dear(ctx.run, usage_of(seen.reader), ctx.settings):
+    if not (seen.reader.result or seen.state.over) and over_budget_reason(ctx.run, usage_of(seen.reader), ctx.settings):
         return stopped(ctx)
     if seen.reader.result and not seen.state.over:
         seen.look(folder, wait_s=END_WAIT_S)
@@ -50,7 +50,7 @@ def stopped(ctx: StepContext) -> Outcome:
     ctx.secrets.preferences()  # so that they are taken out of what it has said
     folder = open_workspace(ctx)
     folder.stop(JOB)
-    seen = _Seen(ctx, folder.look(JOB, offset=ctx.run.output_offset, usage_log=_usage_log(ctx.run)))
+    seen = _AgentOutput(ctx, folder.look(JOB, offset=ctx.run.output_offset, usage_log=_usage_log(ctx.run)))
     seen.drain(folder)
     if seen.state.more:
         return seen.carry_on(0)
@@ -59,7 +59,7 @@ def stopped(ctx: StepContext) -> Outcome:
     return seen.collect(_verdict(ctx, seen))  # it may have ended by itself since the last look
 
 
-class _Seen:
+class _AgentOutput:
     """What one step has read of the agent's output."""
 
     def __init__(self, ctx: StepContext, state: JobReport) -> None:
@@ -80,9 +80,9 @@ class _Seen:
         """Read on from where the last look ended."""
         self._take(folder.look(JOB, offset=self.state.offset, wait_s=wait_s))
 
-    def carry_on(self, check_in_s: int, looked: checkpoint.Looked | None = None) -> Advance:
+    def carry_on(self, check_in_s: int, looked: checkpoint.CheckpointLook | None = None) -> Advance:
         """Look again later. `looked`: what this step has done about a checkpoint."""
-        mark, events = looked or checkpoint.Looked()
+        mark, events = looked or checkpoint.CheckpointLook()
         changes = self._changes()
         if mark:
             changes["checkpoint"] = dict(mark)
@@ -105,7 +105,7 @@ class _Seen:
         self._events += events
 
     def _changes(self) -> RunChanges:
-        events, self.reader = tell(self.reader, self._now())
+        events, self.reader = usage_event_if_due(self.reader, self._now())
         self._events += events
         changes: RunChanges = {
             "output_offset": self.state.offset,
@@ -153,12 +153,12 @@ def _seconds_left(ctx: StepContext) -> int:
     return agent_time_s(left=-ctx.late_by if run.deadline_at else whole, whole=whole)
 
 
-def _verdict(ctx: StepContext, seen: _Seen) -> Reason | None:
+def _verdict(ctx: StepContext, seen: _AgentOutput) -> Reason | None:
     return agent_verdict(
         ctx.run,
         seen.state,
         seen.reader.result,
-        over_budget=too_dear(ctx.run, usage_of(seen.reader), ctx.settings),
+        over_budget=over_budget_reason(ctx.run, usage_of(seen.reader), ctx.settings),
         max_steps=ctx.settings.max_steps,
         idle_timeout_s=ctx.settings.agent_idle_timeout_s,
         ran_for=ctx.age,

@@ -29,14 +29,14 @@ LIMITS = replace(collection.LIMITS, file_bytes=collection.LIMITS.row_bytes, tota
 NICENESS = 10
 
 
-class Looked(NamedTuple):
+class CheckpointLook(NamedTuple):
     """What a look comes to: the run's new `checkpoint`, empty where nothing has changed, and what to tell of it."""
 
     mark: Mapping[str, Any] = MappingProxyType({})
     events: tuple[Event, ...] = ()
 
 
-def look(ctx: StepContext, folder: RunFolder) -> Looked:
+def look(ctx: StepContext, folder: RunFolder) -> CheckpointLook:
     """Begin a checkpoint when it is time for one, or save the one that was begun.
 
     Raises SandboxGone, and nothing else that is foreseen.
@@ -46,7 +46,7 @@ def look(ctx: StepContext, folder: RunFolder) -> Looked:
         if mark.get("running"):
             return _saved(ctx, folder)
         if age_s - mark.get("begun_s", 0) < ctx.settings.checkpoint_every_s:
-            return Looked()
+            return CheckpointLook()
         number = mark.get("number", 0) + 1
         spec = collection.collector(ctx.run, _job(number), out=RESULT_FILE, limits=LIMITS, niceness=NICENESS)
         folder.install()  # the sandbox may be older than this executor, which would not understand each other
@@ -56,8 +56,8 @@ def look(ctx: StepContext, folder: RunFolder) -> Looked:
         raise
     except AppError as error:
         logger.warning("checkpoint.failed", extra=error.for_log())
-        return Looked({**mark, "running": False, "begun_s": age_s})
-    return Looked({**mark, "number": number, "begun_s": age_s, "running": True})
+        return CheckpointLook({**mark, "running": False, "begun_s": age_s})
+    return CheckpointLook({**mark, "number": number, "begun_s": age_s, "running": True})
 
 
 def kept(run: Run) -> str:
@@ -79,22 +79,22 @@ def _job(number: int) -> str:
     return f"checkpoint-{number}"
 
 
-def _saved(ctx: StepContext, folder: RunFolder) -> Looked:
+def _saved(ctx: StepContext, folder: RunFolder) -> CheckpointLook:
     mark = ctx.run.checkpoint
     state = folder.look(_job(mark["number"]))
     if not state.over and not state.absent:
-        return Looked()
+        return CheckpointLook()
     ended = {**mark, "running": False}
     report = collection.report(state)
     if report.tree == mark.get("tree") or not (report.files or mark.get("files")):
-        return Looked(ended)  # nothing is new
+        return CheckpointLook(ended)  # nothing is new
     found = collection.read_result(folder, RESULT_FILE, report)
     ctx.secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
     result = collection.result(ctx.run, found, checkpoint_at=_moment(ctx.run, mark["begun_s"]).isoformat())
     if not ctx.ports.runs.save_checkpoint(ctx.run, ctx.secrets.scrub_result(result)):
-        return Looked()  # somebody else has the run, and this step will not be saved either
+        return CheckpointLook()  # somebody else has the run, and this step will not be saved either
     logger.info("checkpoint.saved", extra={"number": mark["number"], "files": report.files})
     told = {"additions": found.additions, "deletions": found.deletions, "files": report.files}
     event = Event("changes", {**told, "changed_files": list(found.changed_files[:TOLD_FILES])})
     saved = {"tree": report.tree, "files": report.files, "saved_s": mark["begun_s"]}
-    return Looked({**ended, **saved}, (event,))
+    return CheckpointLook({**ended, **saved}, (event,))

@@ -1,4 +1,4 @@
-"""What a run's agent has cost so far: stored with every look, told now and then, and bounded."""
+"""What a run's agent has cost so far: stored with every look, reported from time to time, and bounded."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from functions.executor.agents import ReaderState
 from shared.config import ExecutorSettings
 from shared.domain.run import Event, Run
 
-# Whoever watches is told of a cent at once, and of less once a minute.
-TELL_USD = 0.01
-TELL_EVERY_S = 60
+# The live log shows a cent at once, and less once a minute.
+REPORT_USD = 0.01
+REPORT_EVERY_S = 60
 
 
 def usage_of(reader: ReaderState) -> dict[str, Any]:
@@ -22,15 +22,15 @@ def usage_of(reader: ReaderState) -> dict[str, Any]:
     return {**reader.usage, "cost_usd": reader.cost_usd, **ended, "model": reader.model}
 
 
-def tell(reader: ReaderState, now: datetime) -> tuple[list[Event], ReaderState]:
-    """The event `usage`, if it is time for one. The result, the agent's own last word, tells it for itself."""
+def usage_event_if_due(reader: ReaderState, now: datetime) -> tuple[list[Event], ReaderState]:
+    """The event `usage`, if one is due, and the state that remembers it. An agent that has ended reports it itself."""
     at, cost, tokens = now.timestamp(), reader.cost_usd or 0.0, sum(reader.usage.values())
-    told = {"at": 0.0, "cost_usd": 0.0, "tokens": 0, **reader.told}
-    due = abs(cost - told["cost_usd"]) >= TELL_USD or at - told["at"] >= TELL_EVERY_S
-    if reader.result or tokens == told["tokens"] or not due:
+    last = {"at": 0.0, "cost_usd": 0.0, "tokens": 0, **reader.last_reported}
+    due = abs(cost - last["cost_usd"]) >= REPORT_USD or at - last["at"] >= REPORT_EVERY_S
+    if reader.result or tokens == last["tokens"] or not due:
         return [], reader
     payload = {**reader.usage, "cost_usd": reader.cost_usd, "model": reader.model}
-    return [Event("usage", payload)], replace(reader, told={"at": at, "cost_usd": cost, "tokens": tokens})
+    return [Event("usage", payload)], replace(reader, last_reported={"at": at, "cost_usd": cost, "tokens": tokens})
 
 
 def limit_usd(run: Run, settings: ExecutorSettings) -> float:
@@ -38,8 +38,8 @@ def limit_usd(run: Run, settings: ExecutorSettings) -> float:
     return min(run.max_cost_usd or settings.max_cost_usd, settings.max_cost_usd)
 
 
-def too_dear(run: Run, usage: Mapping[str, Any], settings: ExecutorSettings) -> str | None:
-    """Why the agent must stop, as a sentence; None while it may go on. A cost that is not known exceeds nothing."""
+def over_budget_reason(run: Run, usage: Mapping[str, Any], settings: ExecutorSettings) -> str | None:
+    """The reason the run is over budget, or None. An unknown cost is never over budget."""
     cost, limit = usage.get("cost_usd"), limit_usd(run, settings)
     if cost is None or cost <= limit:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from functions.executor.errors import BrokenProgram
-from functions.executor.ports import Workbench
+from functions.executor.ports import SandboxConnection
 from sandbox import archive
 from sandbox.programs.protocol import (
     JOB_FILE,
@@ -59,7 +59,7 @@ class JobSpec:
 class RunFolder:
     """The run's folder in its sandbox."""
 
-    def __init__(self, bench: Workbench, run_id: str) -> None:
+    def __init__(self, bench: SandboxConnection, run_id: str) -> None:
         self._bench = bench
         self._path = f"{RUNS}/{run_id}"
         self._found_programs: str | None = None

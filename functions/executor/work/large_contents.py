@@ -16,7 +16,7 @@ Pack = Sequence[Content]  # the contents in one of collect.py's files
 
 
 def stored(ctx: StepContext, packs: Sequence[Pack], folder: RunFolder) -> bool:
-    """Store what is not stored yet. Whether that is all; else the time is over, or somebody else has the run.
+    """Store what is not stored yet. True when complete; False when the time budget ran out or the fence was lost.
 
     The run's secrets are taken out. Raises RunFailed, Unavailable.
     """

@@ -43,7 +43,7 @@ from local.stack import scripted_access
 from shared.adapters.supabase import postgrest_client
 from shared.domain.agents import PROFILES
 from shared.domain.messages import RunMessage
-from tests.faults.weather import Weather
+from tests.faults.network_faults import Weather
 from tests.integration.runs.conftest import git
 from tests.process_table import command_of, descendants, is_alive
 from tests.waiting import happens

@@ -24,7 +24,7 @@ from shared.domain.run import Phase
 from shared.domain.secret import SealedFor, Secret
 from tests.fakes.new_task import new_task
 from tests.faults.faults import Died, NoFault, Tripwire
-from tests.faults.lab import STAND_IN
+from tests.faults.stack import STAND_IN
 from tests.integration.conftest import Gateway
 from tests.integration.run_databases import RealDatabase
 
