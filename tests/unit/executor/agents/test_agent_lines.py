@@ -11,7 +11,7 @@ from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.agents.output_lines import MAX_LINE_BYTES, MAX_WARNINGS
 from shared.domain.agents import AgentName
 
-RECORDED = sorted((Path(__file__).parents[1] / "fixtures" / "agents").glob("*.jsonl"))
+RECORDED = sorted((Path(__file__).parents[3] / "fixtures" / "agents").glob("*.jsonl"))
 START = ReaderState.start(workdir="/home/user/repo", model="gpt-6.1-sol")
 BOTH = pytest.mark.parametrize("agent", DRIVERS.values(), ids=DRIVERS)
 

@@ -10,7 +10,7 @@ from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.agents.prices import NO_TOKENS, PRICES, cost_usd
 from shared.domain.agents import AgentName
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
+RECORDED = Path(__file__).parents[3] / "fixtures" / "agents"
 CODEX = DRIVERS[AgentName.CODEX]
 START = ReaderState.start(workdir="/home/user/repo", model="gpt-6.1-sol")
 

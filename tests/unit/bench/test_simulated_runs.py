@@ -6,7 +6,7 @@ import pytest
 
 from bench.simulated_runs import MEMORY_GB, THINKING_MIN, simulate, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from functions.executor.agents import DRIVERS, ReaderState
 from functions.executor.agents.prices import NO_TOKENS, PRICES, cost_usd
 from shared.domain.agents import AgentName
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
+RECORDED = Path(__file__).parents[3] / "fixtures" / "agents"
 CLAUDE, CODEX = DRIVERS[AgentName.CLAUDE], DRIVERS[AgentName.CODEX]
 OPUS, SOL = "claude-opus-5-5", "gpt-6.1-sol"
 SESSION = "01a20757-e7ae-7e82-b82b-6dd57aa56f4e"

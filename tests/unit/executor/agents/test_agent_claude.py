@@ -8,7 +8,7 @@ import pytest
 from functions.executor.agents import DRIVERS, ReaderState
 from shared.domain.agents import AgentName
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "agents"
+RECORDED = Path(__file__).parents[3] / "fixtures" / "agents"
 CLAUDE = DRIVERS[AgentName.CLAUDE]
 
 
