@@ -57,7 +57,7 @@ def replay(message: RunMessage, ports: Ports) -> None:
 
 def step(ctx: StepContext) -> None:
     """Work, one transaction, the next message: in this order, so that a crash anywhere costs at most this step."""
-    outcome = ctx.secrets.scrub(take_step(ctx))
+    outcome = take_step(ctx)
     if isinstance(outcome, Finish):
         end_run(ctx, outcome)
         return
@@ -71,16 +71,25 @@ def step(ctx: StepContext) -> None:
 
 
 def take_step(ctx: StepContext) -> Outcome:
-    """What becomes of the run now. Expected failures are outcomes too; surprises are raised at first."""
+    """What becomes of the run now, free of secrets. Expected failures are outcomes, surprises are raised at first."""
     try:
         outcome = _must_end(ctx) or PHASES[ctx.run.phase](ctx)
         secret_delivery.left(ctx, outcome)
+        return ctx.secrets.scrub(_with_phase_event(outcome) if isinstance(outcome, Advance) else outcome)
     except RunFailed as error:
-        logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
-        return ended_early(ctx.run, error.error_code, str(error))
+        return _failed(ctx, error)
     except Exception as error:  # noqa: BLE001  (raised again, unless it has repeated itself)
         return _again_or_never(ctx.run, error)
-    return _with_phase_event(outcome) if isinstance(outcome, Advance) else outcome
+
+
+def _failed(ctx: StepContext, error: RunFailed) -> Outcome:
+    try:
+        end = ctx.secrets.scrub(ended_early(ctx.run, error.error_code, str(error)))
+    except Exception as cannot_open:  # noqa: BLE001  (the same)
+        return _again_or_never(ctx.run, cannot_open)
+    # Only now: the log leaves out the secrets that have been opened.
+    logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
+    return end
 
 
 def _again_or_never(run: Run, error: Exception) -> Outcome:

@@ -1,7 +1,12 @@
-"""The secrets of one step, and the one place where they are taken out of what the step stores."""
+"""The secrets of one step, and the one place where they are taken out of what the step stores.
+
+A phase does not have to think of it: before something is stored, the run's secrets are opened, whether the phase asked
+for them or not.
+"""
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +28,7 @@ TAKEN_OUT = "The changes contained a secret of this run. It is replaced by [REDA
 
 
 class StepSecrets:
-    """Opens the run's secrets and remembers them, so that nothing the step saves contains one."""
+    """Opens each of the run's secrets once, and takes them out of everything that the step saves."""
 
     def __init__(self, run: Run, ports: Ports) -> None:
         self._run = run
@@ -33,7 +38,11 @@ class StepSecrets:
         self._found_in_contents = False
 
     def git_token(self) -> Secret | None:
-        """The run's GitHub token; None when it needs none. Raises RunFailed when it cannot be opened."""
+        """The run's GitHub token; None when it needs none. Raises RunFailed when it cannot be opened, Unavailable."""
+        return self._git_token
+
+    @cached_property
+    def _git_token(self) -> Secret | None:
         sealed = self._ports.runs.git_credential(self._run)
         if sealed is None or self._run.git_credential_id is None:
             return None
@@ -52,9 +61,7 @@ class StepSecrets:
     def preferences(self) -> tuple[AgentPreferences, tuple[str, ...]]:
         """What the run's agent is to be given, by its user and, below that, by its project.
 
-        And a sentence for each thing that was left out of the user's preferences.
-
-        Ask for it in every step that may store what the agent has said or done: its secrets are then taken out.
+        And a sentence for each thing that was left out of the user's preferences. Raises Unavailable.
         """
         preferences, problems = read_preferences(self._run.agent, self._owners.preferences)
         whole = preferences.over(self._run.agent, self.project_env()[0])
@@ -86,7 +93,10 @@ class StepSecrets:
 
         Texts lose everything that looks like a token; diffs lose only the run's own secrets, so that a test string
         of that shape stays as the agent wrote it. Where they lose one, there is a warning.
+
+        Raises Unavailable when the secrets cannot be had now, and RunFailed when those of a result cannot be opened.
         """
+        self._open_for(outcome)
         written = outcome.result if isinstance(outcome, Finish) else None
         result = self.scrub_result(written) if written else None
         found = self._found_in_contents or _changes(result) != _changes(written)
@@ -105,12 +115,14 @@ class StepSecrets:
 
     def scrub_bytes(self, data: bytes) -> bytes:
         """The same of a content that is stored apart from the result."""
+        self._open_all()
         clean = self._redactor.raw(data)
         self._found_in_contents |= clean != data
         return clean
 
     def scrub_result(self, result: Result) -> Result:
         """The same result without the run's own secrets and NUL characters."""
+        self._open_all()
         return replace(
             result,
             diff=self._values(result.diff),
@@ -119,6 +131,22 @@ class StepSecrets:
             files=tuple(self._scrub_file(dict(file)) for file in result.files),
             metadata=self._values(dict(result.metadata)),
         )
+
+    def _open_for(self, outcome: Outcome) -> None:
+        """Open what the texts of the outcome may hold. A step that stores no text opens nothing."""
+        if isinstance(outcome, Advance):
+            if outcome.events or outcome.changes:
+                self.preferences()
+        elif outcome.result:
+            self._open_all()
+        else:  # why the run failed; a token that cannot be opened now was not in the sandbox either
+            self.preferences()
+            with suppress(RunFailed):
+                self.git_token()
+
+    def _open_all(self) -> None:
+        self.preferences()
+        self.git_token()
 
     def _scrub_patch(self, patch: str | None) -> str | None:
         """None where a file that is no text holds a secret: it is packed there, and nothing can be taken out of it."""

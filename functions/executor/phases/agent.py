@@ -11,7 +11,6 @@ from functions.executor.work.jobs import JobSpec, RunFolder
 from functions.executor.work.model_access import model_access
 from functions.executor.work.workspace import AGENT_JOB, WORK_TREE, open_workspace
 from sandbox.programs.protocol import JobReport, UsageLog
-from shared.domain.preferences import AgentPreferences
 from shared.domain.run import Advance, Event, Outcome, Phase, Run, RunChanges
 
 JOB = AGENT_JOB
@@ -21,11 +20,10 @@ DRAIN_LOOKS = 8  # looks in one step at an agent that prints faster than it is r
 
 def step(ctx: StepContext) -> Outcome:
     """Start the agent, or read what it has printed since; when it has ended, go on to collect its changes."""
-    preferences, _ = ctx.secrets.preferences()
     folder = open_workspace(ctx)
     state = folder.look(JOB, offset=ctx.run.output_offset, usage_log=_usage_log(ctx.run))
     if state.absent:
-        state = folder.start(JOB, _job(ctx, preferences))
+        state = folder.start(JOB, _job(ctx))
     seen = _AgentOutput(ctx, state)
     seen.drain(folder)
     if not (seen.reader.result or seen.state.over) and over_budget_reason(ctx.run, usage_of(seen.reader), ctx.settings):
@@ -47,7 +45,6 @@ def step(ctx: StepContext) -> Outcome:
 
 def stopped(ctx: StepContext) -> Outcome:
     """Stop the agent, with everything it started, and go on to collect what it has done so far."""
-    ctx.secrets.preferences()  # so that they are taken out of what it has said
     folder = open_workspace(ctx)
     folder.stop(JOB)
     seen = _AgentOutput(ctx, folder.look(JOB, offset=ctx.run.output_offset, usage_log=_usage_log(ctx.run)))
@@ -121,8 +118,9 @@ def _usage_log(run: Run) -> UsageLog | None:
     return DRIVERS[run.agent].usage_log(ReaderState.from_json(run.reader_state))
 
 
-def _job(ctx: StepContext, preferences: AgentPreferences) -> JobSpec:
+def _job(ctx: StepContext) -> JobSpec:
     settings = ctx.settings
+    preferences, _ = ctx.secrets.preferences()
     access = model_access(ctx.run.agent, settings, preferences)
     command = DRIVERS[ctx.run.agent].command(
         model=ctx.run.model or access.model,

@@ -29,7 +29,6 @@ def step(ctx: StepContext) -> Outcome:
         return Advance(check_in_s=ctx.poll_delay_s)
     cloned = _report(state)
     if isinstance(cloned, Failure):
-        ctx.secrets.git_token()  # so that it is taken out of git's words, should they contain it
         raise _failure(ctx, cloned)
     return Advance(
         phase=Phase.SETUP if scripts(ctx.run, cloned) else Phase.AGENT,

@@ -41,9 +41,7 @@ def step(ctx: StepContext) -> Outcome:
         return Advance(check_in_s=ctx.poll_delay_s)
     if state.interrupted and job == JOB:
         return Advance()
-    ctx.secrets.preferences()  # so that they are taken out of the diff, and of the collector's words
     found = collection.report(state)
-    ctx.secrets.git_token()  # so that it is taken out of the diff, should the agent have come by it
     collected = collection.read_result(folder, RESULT_FILE, found)
     if not large_contents.stored(ctx, collected.contents, folder):
         return Advance()

@@ -89,7 +89,6 @@ def _saved(ctx: StepContext, folder: RunFolder) -> CheckpointLook:
     if report.tree == mark.get("tree") or not (report.files or mark.get("files")):
         return CheckpointLook(ended)  # nothing is new
     found = collection.read_result(folder, RESULT_FILE, report)
-    ctx.secrets.git_token()  # so that it is taken out of what is saved; the preferences' are, since the look began
     result = collection.result(ctx.run, found, checkpoint_at=_moment(ctx.run, mark["begun_s"]).isoformat())
     if not ctx.ports.runs.save_checkpoint(ctx.run, ctx.secrets.scrub_result(result)):
         return CheckpointLook()  # somebody else has the run, and this step will not be saved either

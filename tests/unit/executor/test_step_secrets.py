@@ -9,12 +9,13 @@ from io import StringIO
 import pytest
 
 from functions.executor.agents import DRIVERS, ReaderState
+from functions.executor.phases import PHASES
 from functions.executor.step import logger
 from sandbox.programs.protocol import Failure, to_json
 from shared.domain.binary_patch import blob_id
 from shared.domain.errors import RunFailed
 from shared.domain.patch import parse
-from shared.domain.run import Phase
+from shared.domain.run import Advance, Event, Finish, Phase, Result, RunStatus
 from shared.domain.secret import Secret
 from shared.observability import register_secret
 from tests.fakes.executor import (
@@ -51,6 +52,48 @@ def assert_clean(world):
         assert secret not in text
         assert base64.b64encode(secret.encode()).decode() not in text
     assert "[REDACTED]" in text
+
+
+SPILLED_RESULT = Result(
+    commit_hash=None,
+    diff=SPILLED,
+    patch=SPILLED,
+    changed_files=(SPILLED,),
+    files=(changed_file("a.txt", after=SPILLED),),
+    metadata={"note": SPILLED},
+)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Advance(check_in_s=60, events=(Event("said", {"text": SPILLED}),)),
+        Advance(check_in_s=60, changes={"reader_state": {"last": SPILLED}}),
+        Finish(status=RunStatus.COMPLETED, message=SPILLED, result=SPILLED_RESULT),
+        Finish(status=RunStatus.FAILED, error_code="x", error=SPILLED),
+        RunFailed(SPILLED, error_code="x"),
+    ],
+    ids=["events", "changes", "result", "error", "raised"],
+)
+def test_a_phase_that_asks_for_no_secret_stores_none_all_the_same(world, monkeypatch, phase, outcome):
+    """As one that is added tomorrow, whose author has not thought of it."""
+
+    def careless(_ctx):
+        if isinstance(outcome, RunFailed):
+            raise outcome
+        return outcome
+
+    world.start(setup_script="true")
+    if phase is not Phase.PROVISIONING:  # which begins with the first message
+        world.until(phase)
+    monkeypatch.setitem(PHASES, phase, careless)
+    world.deliver()
+
+    # An agent that works does not have the git token: it is opened for what ends a run.
+    opened = [secret for secret in SECRETS if secret != GIT_TOKEN or not isinstance(outcome, Advance)]
+    assert [secret for secret in opened if secret in stored(world)] == []
+    assert "[REDACTED]" in stored(world)
 
 
 def test_an_agent_that_prints_every_secret_leaves_none_in_the_events_or_the_chat(world):
