@@ -34,7 +34,7 @@ NOT_OF_ONE_AGENT = {
 
 def listed(agent):
     """The files and folders of the table, for this agent."""
-    section = PAGE.read_text().partition("## The files")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition("\n## The files\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
     return [path.replace("<name>", agent) for path in found]
 
