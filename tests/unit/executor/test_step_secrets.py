@@ -54,13 +54,17 @@ def assert_clean(world):
     assert "[REDACTED]" in text
 
 
-SPILLED_RESULT = Result(
+# Of no known shape: they are taken out only by their values.
+PLAIN_TOKEN, PASSWORD = "a token of my own git host", "correct horse battery staple"
+KNOWN = (ANTHROPIC_KEY, OPENAI_KEY, E2B_KEY, PASSWORD)
+TOLD = " ".join((*KNOWN, PLAIN_TOKEN))
+TOLD_RESULT = Result(
     commit_hash=None,
-    diff=SPILLED,
-    patch=SPILLED,
-    changed_files=(SPILLED,),
-    files=(changed_file("a.txt", after=SPILLED),),
-    metadata={"note": SPILLED},
+    diff=TOLD,
+    patch=TOLD,
+    changed_files=(TOLD,),
+    files=(changed_file("a.txt", after=TOLD),),
+    metadata={"note": TOLD},
 )
 
 
@@ -68,11 +72,11 @@ SPILLED_RESULT = Result(
 @pytest.mark.parametrize(
     "outcome",
     [
-        Advance(check_in_s=60, events=(Event("said", {"text": SPILLED}),)),
-        Advance(check_in_s=60, changes={"reader_state": {"last": SPILLED}}),
-        Finish(status=RunStatus.COMPLETED, message=SPILLED, result=SPILLED_RESULT),
-        Finish(status=RunStatus.FAILED, error_code="x", error=SPILLED),
-        RunFailed(SPILLED, error_code="x"),
+        Advance(check_in_s=60, events=(Event("said", {"text": TOLD}),)),
+        Advance(check_in_s=60, changes={"reader_state": {"last": TOLD}}),
+        Finish(status=RunStatus.COMPLETED, message=TOLD, result=TOLD_RESULT),
+        Finish(status=RunStatus.FAILED, error_code="x", error=TOLD),
+        RunFailed(TOLD, error_code="x"),
     ],
     ids=["events", "changes", "result", "error", "raised"],
 )
@@ -84,14 +88,15 @@ def test_a_phase_that_asks_for_no_secret_stores_none_all_the_same(world, monkeyp
             raise outcome
         return outcome
 
-    world.start(setup_script="true")
+    message = world.start(setup_script="true", token=PLAIN_TOKEN)
+    world.database.preferences[message.user_id] = {"claudeCode": {"env": {"DB_PASSWORD": PASSWORD}}}
     if phase is not Phase.PROVISIONING:  # which begins with the first message
         world.until(phase)
     monkeypatch.setitem(PHASES, phase, careless)
     world.deliver()
 
     # An agent that works does not have the git token: it is opened for what ends a run.
-    opened = [secret for secret in SECRETS if secret != GIT_TOKEN or not isinstance(outcome, Advance)]
+    opened = KNOWN if isinstance(outcome, Advance) else (*KNOWN, PLAIN_TOKEN)
     assert [secret for secret in opened if secret in stored(world)] == []
     assert "[REDACTED]" in stored(world)
 
