@@ -1,7 +1,8 @@
 """Checks that public texts are in plain English: `python -m tools.plain_english`, a part of `make lint`.
 
-Public texts are docs/openapi.json, the README, the how-to and HTML pages, the help of the Makefile, and every string of
-several words in the source: errors, descriptions, output of programs. Docstrings and comments are not checked.
+Public texts are docs/openapi.json, all pages, the settings with their comments, the help of the Makefile, and every
+string of several words in the source: errors, descriptions, output of programs. Docstrings and comments of the source
+are not checked.
 """
 
 import ast
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
+PAGES = (
+    *("*.md", "docs/**/*.md", "local/**/README.md", "tests/README.md", "functions/**/*.html"),
+    *("template.yaml", "samconfig.toml", ".env.example"),
+)
 SOURCES = ("functions", "shared", "local", "sandbox")
 
 # A pattern for what to avoid, and what to write instead.
@@ -51,9 +56,9 @@ def findings(text: str) -> Iterator[str]:
 def public_texts(root: Path) -> Iterator[Text]:
     """All public texts of the repository at `root`."""
     yield from _openapi_texts(root / "docs" / "openapi.json", root)
-    how_to, html = (root / "docs" / "how-to").glob("*.md"), (root / "functions").rglob("*.html")
-    for page in (root / "README.md", *sorted(how_to), *sorted(html)):
-        yield from _paragraphs(page, root)
+    for pattern in PAGES:
+        for page in sorted(root.glob(pattern)):
+            yield from _paragraphs(page, root)
     yield from _help_lines(root / "Makefile", root)
     for source in SOURCES:
         for path in sorted((root / source).rglob("*.py")):
