@@ -71,6 +71,13 @@ def test_every_place_of_public_texts_is_read(repository):
     ]
     assert repository("functions/api/web/docs.html", "") == []
     assert repository("Makefile", "demo:\n\ttrue\n\ntest: x ## Try anew\n") == ["Makefile:4"]
+    assert repository("Makefile", "") == []
+    for place in ("docs/decisions/1.md", "docs/architecture.md", "AGENTS.md", "tests/README.md", "local/x/README.md"):
+        assert repository(place, "# Title\n\nFor whoever reads.\n") == [f"{place}:3"]
+        assert repository(place, "# Title\n") == []
+    for place in ("template.yaml", "samconfig.toml", ".env.example"):
+        assert repository(place, "# for nobody\n") == [f"{place}:1"]
+        assert repository(place, "") == []
 
 
 @pytest.mark.parametrize("folder", ["functions/api", "shared/domain", "local", "sandbox"])
