@@ -57,3 +57,12 @@ def test_the_page_on_tests_has_a_row_for_each_folder_of_tests():
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} | {"unit", "integration/runs"}
 
     assert rows == folders
+
+
+def test_every_target_that_a_page_names_is_one_of_the_makefile():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert len(targets) > 10
+    for page in EVERY_PAGE:
+        named = set(re.findall(r"`make ([a-z]+)[ `]", page.read_text()))
+        assert named <= targets, page
