@@ -278,7 +278,7 @@ def test_an_option_goes_to_the_store_as_it_was_sent_and_another_value_is_another
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_an_option_is_described(client, name):
-    assert name in client.get("/openapi.json").json()["components"]["schemas"]["StartTaskIn"]["properties"]
+    assert name in client.get("/openapi.json").json()["components"]["schemas"]["StartTaskRequest"]["properties"]
 
 
 def test_a_task_is_described_with_every_column(client):
