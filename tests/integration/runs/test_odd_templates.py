@@ -21,13 +21,16 @@ umask 077
 alias exec=false env=false
 python3() { echo "a function instead"; }
 """
+# Codex runs the agent's first commands in login shells, until it has its snapshot of one. There, a login file that goes
+# elsewhere takes the agent's own work along; what the executor runs must not mind, and is tried with the other agent.
+WITHOUT_CD = NOISE.replace("cd /tmp\n", "")
 TEMPLATES = {
     "as the Dockerfile ends": Template(),
     "another user and folder": Template(user="odd", folder="/srv/odd"),
     "a folder that does not exist": Template(folder="/nowhere"),
     "root in its home": Template(user="root", folder="/root"),
     "login files": Template(profile=NOISE, root_bashrc=NOISE),
-    "all of it": Template(user="odd", folder="/srv/odd", profile=NOISE, root_bashrc=NOISE),
+    "all of it": Template(user="odd", folder="/srv/odd", profile=WITHOUT_CD, root_bashrc=NOISE),
 }
 
 
