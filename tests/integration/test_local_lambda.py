@@ -448,7 +448,7 @@ class TestQueue:
         urls = create_queues(endpoint)
         child = start(urls.tasks)
         group.stop("sqs")
-        wait_for(lambda: "The queue does not answer" in child.output())
+        wait_for(lambda: "The queue is not responding" in child.output())
 
         group.restart("sqs")
         create_queues(endpoint)
