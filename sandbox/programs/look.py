@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sandbox.programs import run_folder
 from sandbox.programs.account import become
-from sandbox.programs.failures import UsageError
 from sandbox.programs.job import account_of
 from sandbox.programs.job_folder import JobFolder, age_of, size_of
 from sandbox.programs.protocol import STDERR_TAIL_BYTES, TAKEN_BY_THE_JOB, JobPhase, JobReport, LookRequest, UsageLog
@@ -43,7 +42,7 @@ def look(folder: JobFolder, request: LookRequest) -> JobReport:
         chunk=chunk,
         stderr_tail=_tail(folder.stderr),
         programs=run_folder.digest_of_programs(),
-        usage_line=_usage_line(folder, request.usage_log) if request.usage_log else None,
+        usage_line=_usage_line(folder, request.usage_log) if request.usage_log and state != "absent" else None,
     )
 
 
@@ -92,17 +91,20 @@ def _usage_line(folder: JobFolder, log: UsageLog) -> str | None:
     """The last line with the word in the newest file that matches, below the home of the job's user.
 
     That user may have put anything there: only plain files are read, and none is waited for. This process gives up
-    root's rights before, for good, so that a link leads to nothing that the user could not read.
+    root's rights before, for good, so that a link leads to nothing that the user could not read. Raises UsageError for
+    a job without a user, and OSError when the rights cannot be given up: then nothing is read.
     """
+    account = account_of(folder.job())
+    become(account)
     try:
-        account = account_of(folder.job())
-        become(account)
         found = itertools.islice(account.home.glob(log.pattern), MAX_USAGE_LOGS)
-        newest = max((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime)
+        newest = max((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+        if newest is None:
+            return None
         with os.fdopen(open_regular(newest), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - USAGE_LOG_TAIL_BYTES))
             *lines, _unfinished = file.read(USAGE_LOG_TAIL_BYTES).split(b"\n")
-    except (UsageError, OSError, ValueError, NotImplementedError):  # there is none, or not any more
+    except OSError:  # the user has removed or replaced it meanwhile, or made it unreadable: as if there were none
         return None
     counted = (line for line in reversed(lines) if log.word.encode() in line)
     return next((line.decode("utf-8", "replace") for line in counted), None)

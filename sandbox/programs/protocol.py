@@ -96,6 +96,12 @@ class UsageLog:
     pattern: str
     word: str
 
+    def __post_init__(self) -> None:
+        """Raises ProtocolError."""
+        parts = self.pattern.split("/")
+        if "" in parts or ".." in parts or "\0" in self.pattern or not self.word:
+            raise ProtocolError("A usage log has a word, and a pattern below the home.")
+
 
 @dataclass(frozen=True)
 class LookRequest:

@@ -988,6 +988,15 @@ class TestAsAnotherUser:
         assert answer["usage_line"] == "count: 1"
         assert (home / "logs/roots").resolve() == roots
 
+    def test_a_usage_log_whose_reader_cannot_be_the_agent_is_an_error_and_not_an_empty_log(self, job):
+        assert job.write("sh", "-c", "echo 'count: 1' > log").run()["exit_code"] == 0
+        job.environment["AGENT_USER"] = "no-such-user"
+
+        done = job.call("look", usage_log={"pattern": "log", "word": "count"})
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no-such-user" in done.stderr
+
     def test_a_job_of_root_stays_root(self, job, tmp_path):
         install(tmp_path, clone="import os\ndef main(_): print(os.getuid())")
         assert job.write("clone", user="root", cwd="/").run()["text"] == "0\n"

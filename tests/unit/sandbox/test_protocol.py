@@ -29,6 +29,8 @@ MESSAGES = [
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == protocol.__name__
 ]
 LIMITED = {
+    "pattern": st.lists(st.text("abc*.-", min_size=1).filter(lambda part: part != ".."), min_size=1).map("/".join),
+    "word": st.text(min_size=1),
     "argv": st.lists(st.text(), min_size=1).map(tuple),
     "max_bytes": st.integers(min_value=1),
     **dict.fromkeys(("secret_env_file", "secret_home_file", "stdin"), st.none() | st.text("abc._")),
@@ -41,7 +43,7 @@ LIMITED = {
 def messages(kind):
     """Any message of this kind that its own rules allow."""
     types = get_type_hints(kind)
-    own = {name: LIMITED[name] for name in types if name in LIMITED and kind in (JobRequest, LookRequest)}
+    own = {name: LIMITED[name] for name in types if name in LIMITED and kind in (JobRequest, LookRequest, UsageLog)}
     return st.builds(kind, **{name: values(hint) for name, hint in types.items()} | own)
 
 
@@ -168,3 +170,14 @@ def test_a_job_of_before_a_field_was_added_can_be_read():
     assert from_json(LookRequest, json.dumps({"usage_log": {"pattern": "*", "word": "w"}})).usage_log == UsageLog(
         "*", "w"
     )
+
+
+@pytest.mark.parametrize("pattern", ["", "/etc/passwd", "../*", "a/../b", "a//b", "a/", "a\0b"])
+def test_a_usage_log_lies_below_the_home(pattern):
+    with pytest.raises(ProtocolError):
+        UsageLog(pattern, "count")
+
+
+def test_a_usage_log_has_a_word():
+    with pytest.raises(ProtocolError):
+        UsageLog("a/*", "")
