@@ -83,10 +83,13 @@ def take_step(ctx: StepContext) -> Outcome:
 
 
 def _failed(ctx: StepContext, error: RunFailed) -> Outcome:
+    """The end of a run that failed. Where its secrets cannot be opened, that is the reason: the other may hold one."""
     try:
         end = ctx.secrets.scrub(ended_early(ctx.run, error.error_code, str(error)))
-    except Exception as cannot_open:  # noqa: BLE001  (the same)
-        return _again_or_never(ctx.run, cannot_open)
+    except RunFailed as unreadable:
+        error, end = unreadable, ended_early(ctx.run, unreadable.error_code, str(unreadable))
+    except Exception as unforeseen:  # noqa: BLE001  (raised again, unless it has repeated itself)
+        return _again_or_never(ctx.run, unforeseen)
     # Only now: the log leaves out the secrets that have been opened.
     logger.warning("run.failed", extra={"error_code": error.error_code, **error.for_log()})
     return end

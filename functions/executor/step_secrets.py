@@ -6,7 +6,6 @@ for them or not.
 
 import base64
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -94,7 +93,7 @@ class StepSecrets:
         Texts lose everything that looks like a token; diffs lose only the run's own secrets, so that a test string
         of that shape stays as the agent wrote it. Where they lose one, there is a warning.
 
-        Raises Unavailable when the secrets cannot be had now, and RunFailed when those of a result cannot be opened.
+        Raises Unavailable when the secrets cannot be had now, and RunFailed when the git token cannot be opened.
         """
         self._open_for(outcome)
         written = outcome.result if isinstance(outcome, Finish) else None
@@ -137,12 +136,8 @@ class StepSecrets:
         if isinstance(outcome, Advance):
             if outcome.events or outcome.changes:
                 self.preferences()
-        elif outcome.result:
+        else:
             self._open_all()
-        else:  # why the run failed; a token that cannot be opened now was not in the sandbox either
-            self.preferences()
-            with suppress(RunFailed):
-                self.git_token()
 
     def _open_all(self) -> None:
         self.preferences()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,10 +31,9 @@ from sandbox.programs.protocol import (
     SetupScript,
     from_value,
     parse,
-    to_json,
 )
 from sandbox.programs.remote import MOVED, fetch_settings, moved_to, redacted, take_token
-from sandbox.programs.run_folder import RUN
+from sandbox.programs.run_folder import RUN, answer_request
 
 RECORD = "async-code.json"  # in the pristine clone: what it is a clone of
 SETUP_SCRIPT = ".asynccode/setup.sh"
@@ -44,11 +42,7 @@ MAX_SETUP_BYTES = 32 * 1024  # in JSON up to six times as long, and our line of 
 
 def main(arguments: list[str]) -> int:
     """The program: its exit code."""
-    if len(arguments) != 1:
-        print("Usage: clone REQUEST.json", file=sys.stderr)
-        return 2
-    print(to_json(run(RUN / arguments[0])))
-    return 0
+    return answer_request("clone", arguments, run)
 
 
 def run(path: Path) -> CloneReport | Failure:

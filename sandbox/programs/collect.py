@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +35,11 @@ from sandbox.programs.protocol import (
     CollectLimits,
     CollectReport,
     CollectRequest,
+    Failure,
     from_json,
-    to_json,
     to_value,
 )
-from sandbox.programs.run_folder import RUN
+from sandbox.programs.run_folder import RUN, answer_request
 from sandbox.programs.safe_files import write_whole
 from sandbox.programs.scratch import Entry, Scratch, raw_diff, shown
 from sandbox.programs.snapshot import GITLINK, Snapshot, enter_work_tree
@@ -53,16 +52,14 @@ WORKFLOWS = b".github/workflows/"
 
 def main(arguments: list[str]) -> int:
     """The program: its exit code."""
-    if len(arguments) != 1:
-        print("Usage: collect REQUEST.json", file=sys.stderr)
-        return 2
-    path = RUN / arguments[0]
+    return answer_request("collect", arguments, _answer)
+
+
+def _answer(path: Path) -> CollectReport | Failure:
     try:
-        line = to_json(run(from_json(CollectRequest, path.read_bytes(), path.name)))
+        return run(from_json(CollectRequest, path.read_bytes(), path.name))
     except REPORTED as error:
-        line = to_json(failure_of(error))
-    print(line)
-    return 0
+        return failure_of(error)
 
 
 def run(request: CollectRequest) -> CollectReport:

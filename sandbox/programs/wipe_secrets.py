@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +29,8 @@ from sandbox.programs.protocol import (
     WipeReport,
     WipeRequest,
     from_json,
-    to_json,
 )
-from sandbox.programs.run_folder import ARCHIVE, RUN
+from sandbox.programs.run_folder import ARCHIVE, RUN, answer_request
 from sandbox.programs.safe_files import NotRegular, is_no_folder, open_folder, open_regular
 
 BLOCK_BYTES = 1 << 20
@@ -41,11 +39,7 @@ SECRETS = (OUR_SECRETS, USERS_SECRETS)
 
 def main(arguments: list[str]) -> int:
     """The program: its exit code."""
-    if len(arguments) != 1:
-        print("Usage: wipe_secrets REQUEST.json", file=sys.stderr)
-        return 2
-    print(to_json(run(RUN / arguments[0])))
-    return 0
+    return answer_request("wipe_secrets", arguments, run)
 
 
 def run(path: Path) -> WipeReport | Failure:

@@ -3,15 +3,12 @@
 import os
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import httpx
 
 from local.stack import STAND_IN
 from shared.config import SANDBOX_AGENT_PATH
-from shared.domain.agents import AgentName
-from shared.domain.run import Phase, Run, RunStatus
 from tests.conformance.settings import server_of
 
 PROJECT = Path(__file__).parents[2]
@@ -63,25 +60,6 @@ class Server:
         self.process.terminate()
         self.process.wait(PATIENCE_S)
         self.process.stdout.close()
-
-
-def new_run():
-    """A run that needs a sandbox."""
-    return Run(
-        id=str(uuid.uuid4()),
-        task_id=1,
-        user_id=str(uuid.uuid4()),
-        kind="first",
-        prompt="p",
-        agent=AgentName.CLAUDE,
-        status=RunStatus.RUNNING,
-        phase=Phase.PROVISIONING,
-        seq=0,
-        fence=1,
-        attempt=1,
-        repo_url="https://github.com/o/r",
-        branch="main",
-    )
 
 
 def speak_to(server, monkeypatch):

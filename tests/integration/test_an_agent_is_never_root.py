@@ -21,7 +21,8 @@ from shared.domain.errors import RunFailed
 from shared.domain.network import OPEN_NETWORK
 from shared.domain.secret import Secret
 from tests.bubblewrap import bubblewrap_works
-from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
+from tests.fakes.new_run import new_run
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, speak_to
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(

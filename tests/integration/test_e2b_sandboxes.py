@@ -14,7 +14,8 @@ from functions.executor.work.jobs import JobSpec, RunFolder
 from shared.domain.errors import RunFailed, Unavailable
 from shared.domain.network import OPEN_NETWORK, HeaderRule, SandboxNetwork
 from shared.domain.secret import Secret
-from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, new_run, speak_to
+from tests.fakes.new_run import new_run
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, Server, speak_to
 from tests.waiting import wait_for
 
 DEPLOYMENT = "test"

@@ -31,13 +31,14 @@ from shared.domain.run import Phase
 from shared.domain.secret import Secret
 from tests.fakes.clock import FakeClock
 from tests.fakes.executor import World
+from tests.fakes.new_run import new_run
 from tests.fakes.sandboxes import (
     FakeSandbox,
     FakeSandboxConnection,
     FakeSandboxes,
     Script,
 )
-from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, new_run, speak_to
+from tests.integration.e2b_servers import API_KEY, LOCAL_SANDBOX, REAL_ENVD, Server, speak_to
 from tests.sandbox_programs import with_modules
 
 RUN = "11111111-2222-3333-4444-555555555555"

@@ -26,26 +26,12 @@ from functions.executor.decisions import (
 )
 from functions.executor.errors import BrokenProgram, CommandFailed
 from sandbox.programs.protocol import JobReport
-from shared.domain.agents import AgentName
 from shared.domain.errors import Forbidden, Misconfigured, NotAuthenticated, Unavailable
-from shared.domain.run import Phase, Run, RunKind, RunStatus
+from shared.domain.run import Phase, RunKind
+from tests.fakes.new_run import new_run
 
 LEASE_S = 900  # of a sandbox, the default of SANDBOX_LEASE_S
-RUN = Run(
-    id="r",
-    task_id=1,
-    user_id="u",
-    kind=RunKind.FIRST,
-    prompt="p",
-    agent=AgentName.CLAUDE,
-    status=RunStatus.RUNNING,
-    phase=Phase.AGENT,
-    seq=5,
-    fence=1,
-    attempt=1,
-    repo_url="https://github.com/o/r",
-    branch="main",
-)
+RUN = new_run(phase=Phase.AGENT, seq=5)
 ages = st.timedeltas(timedelta(), timedelta(days=1))
 ENDINGS = ("exit", "signal", "timeout", "idle", "output_limit", "stop", "crash")
 

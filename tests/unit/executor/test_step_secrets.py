@@ -13,7 +13,7 @@ from functions.executor.phases import PHASES
 from functions.executor.step import logger
 from sandbox.programs.protocol import Failure, to_json
 from shared.domain.binary_patch import blob_id
-from shared.domain.errors import RunFailed
+from shared.domain.errors import CannotOpen, RunFailed
 from shared.domain.patch import parse
 from shared.domain.run import Advance, Event, Finish, Phase, Result, RunStatus
 from shared.domain.secret import Secret
@@ -99,6 +99,26 @@ def test_a_phase_that_asks_for_no_secret_stores_none_all_the_same(world, monkeyp
     opened = KNOWN if isinstance(outcome, Advance) else (*KNOWN, PLAIN_TOKEN)
     assert [secret for secret in opened if secret in stored(world)] == []
     assert "[REDACTED]" in stored(world)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_why_a_run_failed_is_not_stored_where_its_token_cannot_be_taken_out(world, monkeypatch, phase):
+    def careless(_ctx):
+        raise RunFailed(f"git says: {PLAIN_TOKEN}", error_code="x")
+
+    world.start(setup_script="true", token=PLAIN_TOKEN)
+    if phase is not Phase.PROVISIONING:
+        world.until(phase)
+    monkeypatch.setitem(PHASES, phase, careless)
+    monkeypatch.setattr(world.box, "open", refuse)
+    world.deliver()
+
+    assert world.run_row["error_code"] == "credential_unreadable"
+    assert PLAIN_TOKEN not in stored(world)
+
+
+def refuse(*_):
+    raise CannotOpen("no such key")
 
 
 def test_an_agent_that_prints_every_secret_leaves_none_in_the_events_or_the_chat(world):
